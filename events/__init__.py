@@ -1,0 +1,15 @@
+"""Real-time updates for Django without polling: one ordered log of events, read as a stream or by polls.
+
+    from events import publish
+
+    publish("orders", {"id": 7, "state": "paid"})
+
+Every client with a stream open on the channel has it at once; one that polls, or that was away, has it when it
+next asks. An event travels publishing.py -> brokers/ -> hub.py -> log.py, and from there to streams.py or to
+the poll in views.py.
+"""
+
+from events.publishing import publish
+from events.wire import Event
+
+__all__ = ["Event", "publish"]

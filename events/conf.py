@@ -1,0 +1,72 @@
+"""The app's settings: the one place that reads `settings.EVENTS`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+
+
+def _number(default: float, low: float, high: float) -> Any:
+    return field(default=default, metadata={"range": (low, high)})
+
+
+@dataclass(frozen=True)
+class Config:
+    """`settings.EVENTS`, checked. Every key has a default, its range, and the reason beside it."""
+
+    BROKER: str = "memory:"  # needs no service; sees the events of its own process only
+
+    # Events kept: ten minutes of absence at 16 events a second.
+    HISTORY: int = _number(10_000, 1, 10_000_000)
+    # Seconds of silence: well under the 60 s idle limit of nginx and AWS load balancers.
+    HEARTBEAT: float = _number(15.0, 0.1, 3_600)
+    # Milliseconds until a browser reconnects: soon, and yet not while a server restarts.
+    RETRY: int = _number(2_000, 0, 3_600_000)
+    # A process, where a stream holds no thread: half of a usual limit of open files.
+    MAX_STREAMS: int = _number(10_000, 0, 1_000_000)
+    # A process, where a stream holds a thread and the server does not limit its threads.
+    MAX_THREAD_STREAMS: int = _number(32, 0, 10_000)
+    # A stream or a poll: a URL of 32 long names still fits every proxy's limit.
+    MAX_CHANNELS: int = _number(32, 1, 1_000)
+    # A poll's answer; its cursor tells a client that is further behind where to go on.
+    MAX_POLL_EVENTS: int = _number(1_000, 1, 100_000)
+    # Of an event's data as JSON in UTF-8: an update, not a file.
+    MAX_EVENT_BYTES: int = _number(65_536, 1, 16_777_216)
+
+    def __post_init__(self) -> None:
+        for key in fields(self):
+            value = getattr(self, key.name)
+            if "range" not in key.metadata:
+                if not isinstance(value, str):
+                    raise ImproperlyConfigured(f"EVENTS[{key.name!r}] takes text, not {value!r}.")
+                continue
+            low, high = key.metadata["range"]
+            kind, types = ("a number", (int, float)) if isinstance(key.default, float) else ("a whole number", (int,))
+            if not isinstance(value, types) or isinstance(value, bool) or not low <= value <= high:
+                raise ImproperlyConfigured(
+                    f"EVENTS[{key.name!r}] takes {kind} from {low:,} to {high:,}, not {value!r}."
+                )
+
+
+@cache
+def get_config() -> Config:
+    """The settings of this process. Raises ImproperlyConfigured for an unknown key or a value out of range."""
+    given = getattr(settings, "EVENTS", {})
+    if not isinstance(given, Mapping):
+        raise ImproperlyConfigured(f"EVENTS takes a dict, not {given!r}.")
+    known = [key.name for key in fields(Config)]
+    if unknown := sorted(set(given) - set(known)):
+        raise ImproperlyConfigured(f"EVENTS has no key {unknown[0]!r}; it takes {', '.join(known)}.")
+    return Config(**given)
+
+
+def _reread(*, setting: str, **_: Any) -> None:
+    if setting == "EVENTS":
+        get_config.cache_clear()
+
+
+setting_changed.connect(_reread)  # sent by tests alone

@@ -1,0 +1,246 @@
+"""The hub, one per process: takes events from the broker into the log and wakes whoever waits for them."""
+
+import asyncio
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+
+from events.brokers import Broker, open_broker
+from events.conf import get_config
+from events.log import Cursor, EventLog
+from events.sources import Sources
+from events.wire import Event
+
+
+class Full(Exception):
+    """No more subscriptions fit."""
+
+
+class Subscription:
+    """One reader's place in the log, and its alarm clock.
+
+    Reading is asking the log for what lies behind that place, whether it happened yesterday or just now. So there is
+    nothing between replay and live that could be lost, no queue that could grow, and it does not matter when an
+    alarm is missed. `wait` and `wait_async` are for one thread or one coroutine at a time, never both.
+    """
+
+    def __init__(self, hub: "Hub", channels: Collection[str], cursor: Cursor, seen: int) -> None:
+        self.channels = frozenset(channels)
+        self.cursor = cursor
+        self._hub = hub
+        self._seen = seen  # the number of the last ephemeral event read
+        self._enlisted = False
+        self._awake = threading.Event()
+        self._alarm: asyncio.Future[bool] | None = None
+
+    def read(self) -> list[Event]:
+        """What happened since the last read. Raises Gap, once, when the log has already forgotten some of it."""
+        hub = self._hub
+        with hub.lock:
+            after, self.cursor = self.cursor, hub.log.head
+            seen, self._seen = self._seen, hub.shown
+            events = hub.log.since(after, self.channels) if after != hub.log.head else []
+            if seen != hub.shown:
+                events += [event for n, event in hub.latest.values() if n > seen and event.channel in self.channels]
+        return events
+
+    def wait(self, timeout: float) -> bool:
+        """Block this thread until there may be something to read (True), or for `timeout` seconds (False)."""
+        if self._enlist(None):
+            return True
+        if awake := self._awake.wait(timeout):
+            self._awake.clear()
+        return awake
+
+    async def wait_async(self, timeout: float) -> bool:
+        """As `wait`, for a coroutine."""
+        loop = asyncio.get_running_loop()
+        if self._enlist(loop):
+            return True
+        self._alarm = loop.create_future()
+        snooze = loop.call_later(timeout, _ring, self._alarm, False)
+        try:
+            return await self._alarm
+        finally:
+            snooze.cancel()
+            self._alarm = None
+
+    def close(self) -> None:
+        """Give the place up. May be called again, and from any thread."""
+        self._hub.leave(self)
+
+    def _enlist(self, loop: asyncio.AbstractEventLoop | None) -> bool:
+        """True the first time: what happened before we could be woken is there to read."""
+        if self._enlisted:
+            return False
+        self._enlisted = True
+        self._hub.enlist(self, loop)
+        return True
+
+    def ring(self) -> None:
+        """Wake the reader: in its own loop, or from any thread when it is one that blocks."""
+        if self._alarm:
+            _ring(self._alarm, True)
+        else:
+            self._awake.set()
+
+
+def _ring(alarm: "asyncio.Future[bool]", awake: bool) -> None:
+    if not alarm.done():
+        alarm.set_result(awake)
+
+
+class _Wakers:
+    """Those who wait in one event loop, or in threads (loop None), by channel. The hub's lock guards it."""
+
+    def __init__(self, hub: "Hub", loop: asyncio.AbstractEventLoop | None) -> None:
+        self._hub = hub
+        self._loop = loop
+        self._members: defaultdict[str, set[Subscription]] = defaultdict(set)
+        self._news: set[str] = set()  # channels to wake once the loop gets to it
+
+    def add(self, subscription: Subscription) -> None:
+        for channel in subscription.channels:
+            self._members[channel].add(subscription)
+
+    def discard(self, subscription: Subscription) -> bool:
+        """True when nobody is left."""
+        for channel in subscription.channels:
+            self._members[channel].discard(subscription)
+            if not self._members[channel]:
+                del self._members[channel]
+        return not self._members
+
+    def wake(self, channels: set[str]) -> None:
+        """Wake the members of these channels. However many they are, their loop is crossed into once."""
+        channels = channels & self._members.keys()
+        if channels and self._loop and not self._news:
+            try:
+                self._loop.call_soon_threadsafe(self._wake_in_loop)
+            except RuntimeError:  # the loop is closed, and whoever waited in it is gone
+                return
+        self._news |= channels
+        if not self._loop:
+            self._ring()
+
+    def _wake_in_loop(self) -> None:
+        with self._hub.lock:
+            self._ring()
+
+    def _ring(self) -> None:
+        for subscription in set().union(*(self._members[channel] for channel in self._news & self._members.keys())):
+            subscription.ring()
+        self._news = set()
+
+
+class Hub:
+    """Feeds the log from the broker and wakes the subscriptions. Everything here may be called from any thread."""
+
+    def __init__(self, broker: Broker, history: int) -> None:
+        self.broker = broker
+        self.lock = threading.Lock()
+        self.latest: dict[tuple[str, str], tuple[int, Event]] = {}  # the newest ephemeral event of a channel and type
+        self.shown = 0  # ephemeral events so far
+        self._wakers: dict[asyncio.AbstractEventLoop | None, _Wakers] = {}
+        self._open: set[Subscription] = set()
+        self._sources = Sources(self.show)
+        with self.lock:  # what the broker delivers meanwhile waits for the log that it goes into
+            self.log = EventLog(history, broker.follow(self.deliver))
+
+    @property
+    def streams(self) -> int:
+        """How many subscriptions are open."""
+        return len(self._open)
+
+    def deliver(self, events: Sequence[Event]) -> None:
+        """Take durable events from the broker."""
+        with self.lock:
+            for event in events:
+                self.log.append(event)
+            self._wake({event.channel for event in events})
+
+    def show(self, event: Event) -> None:
+        """Show an ephemeral event to whoever is here now. A reader that is slow sees the next one instead."""
+        with self.lock:
+            self.shown += 1
+            self.latest[event.channel, event.type] = (self.shown, event)
+            self._wake({event.channel})
+
+    def since(self, cursor: Cursor, channels: Collection[str], limit: int) -> tuple[list[Event], Cursor]:
+        """Up to `limit` events after the cursor, and the cursor after them. Raises Gap."""
+        with self.lock:
+            events = self.log.since(cursor, channels)
+            if len(events) <= limit:
+                return events, self.log.head
+        return events[:limit], Cursor.parse(events[limit - 1].id or "")
+
+    def subscribe(self, channels: Collection[str], limit: int) -> Subscription:
+        """A place at the log's head. Raises Full when `limit` of them are open in this process."""
+        with self.lock:
+            if len(self._open) >= limit:
+                raise Full
+            subscription = Subscription(self, channels, self.log.head, self.shown)
+            self._open.add(subscription)
+            self._sources.add_listener(subscription.channels)
+        return subscription
+
+    def enlist(self, subscription: Subscription, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Wake this subscription from now on, in its loop or (None) in its thread."""
+        with self.lock:
+            if subscription in self._open:
+                self._wakers.setdefault(loop, _Wakers(self, loop)).add(subscription)
+
+    def leave(self, subscription: Subscription) -> None:
+        """Free the place. Does nothing when it is free already."""
+        with self.lock:
+            if subscription not in self._open:
+                return
+            self._open.remove(subscription)
+            self._sources.remove_listener(subscription.channels)
+            for loop, wakers in list(self._wakers.items()):
+                if wakers.discard(subscription):
+                    del self._wakers[loop]
+
+    def close(self) -> None:
+        """Stop following the broker, and every source."""
+        self.broker.close()
+        for subscription in list(self._open):
+            self.leave(subscription)
+
+    def _wake(self, channels: set[str]) -> None:
+        for wakers in self._wakers.values():
+            wakers.wake(channels)
+
+
+_hub: Hub | None = None
+_starting = threading.Lock()
+
+
+def get_hub() -> Hub:
+    """This process's hub, started on first use. A forked child gets its own."""
+    global _hub
+    if not _hub:
+        with _starting:
+            if not _hub:
+                config = get_config()
+                _hub = Hub(open_broker(config.BROKER, config.HISTORY), config.HISTORY)
+    return _hub
+
+
+def close_hub() -> None:
+    """Close this process's hub; the next use starts another."""
+    global _hub
+    with _starting:
+        if _hub:
+            _hub.close()
+        _hub = None
+
+
+def _forget() -> None:
+    # The parent's threads and connections are not here; its locks may be, held for ever.
+    global _hub, _starting
+    _hub, _starting = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)

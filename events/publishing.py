@@ -1,0 +1,78 @@
+"""Publishing, and the one place that says which names, types and data an event may have."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from django.core.serializers.json import DjangoJSONEncoder
+
+from events.conf import get_config
+from events.hub import get_hub
+from events.wire import Event
+
+_CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
+_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,63}")
+
+# The stream's own control events, what EventSource calls its own, and what feed.js tells its page.
+RESERVED_TYPES = frozenset({"hello", "reset", "heartbeat", "open", "error", "state", "traffic"})
+
+
+class InvalidEvent(ValueError):
+    """The event cannot be published; the text says why and what is accepted."""
+
+
+class TooLarge(InvalidEvent):
+    """The event's data is longer than EVENTS["MAX_EVENT_BYTES"]."""
+
+
+def publish(channel: str, data: Any, type: str = "message") -> str:
+    """Publish one event to everyone who reads the channel, and return its id.
+
+    `data` is anything that Django's JSON encoder takes (dates, Decimals and UUIDs too); clients receive it as JSON.
+    `type` is the event's name in the browser: `feed.addEventListener(type, ...)`.
+    Raises InvalidEvent for a channel, type or data that is not accepted.
+    """
+    return get_hub().broker.append([new_event(channel, data, type)])[0]
+
+
+def new_event(channel: str, data: Any, type: str = "message") -> Event:
+    """The event, checked, before the broker gives it an id. Raises InvalidEvent."""
+    check_channels([channel])
+    if not isinstance(type, str) or not _TYPE.fullmatch(type):
+        raise InvalidEvent(
+            f"An event's type is 1 to 64 letters, digits, '_', '.', ':' or '-', beginning with a letter; "
+            f"not {_shown(type)}."
+        )
+    if type in RESERVED_TYPES:
+        raise InvalidEvent(f"The type {type!r} is reserved, as are {', '.join(sorted(RESERVED_TYPES - {type}))}.")
+    return Event(None, channel, type, _to_json(data))
+
+
+def check_channels(channels: Sequence[str]) -> None:
+    """Raises InvalidEvent unless every one of them is the name of a channel."""
+    for channel in channels:
+        if not isinstance(channel, str) or not _CHANNEL.fullmatch(channel):
+            raise InvalidEvent(
+                f"A channel's name is 1 to 100 letters, digits, '_', '.', ':' or '-', beginning with a letter or "
+                f"digit; not {_shown(channel)}."
+            )
+
+
+def _to_json(data: Any) -> str:
+    try:
+        text = json.dumps(data, cls=DjangoJSONEncoder, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidEvent("An event's data is text that UTF-8 can carry: no lone surrogates.") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidEvent(f"An event's data is what JSON can carry: {error}.") from None
+    limit = get_config().MAX_EVENT_BYTES
+    if size > limit:
+        raise TooLarge(f"An event's data is at most {limit:,} bytes of JSON; this is {size:,}.")
+    return text
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."

@@ -1,0 +1,10 @@
+from django.urls import path
+
+from events import views
+
+app_name = "events"
+
+urlpatterns = [
+    path("", views.stream, name="stream"),
+    path("poll/", views.poll, name="poll"),
+]

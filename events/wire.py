@@ -1,0 +1,120 @@
+"""The event stream format (WHATWG HTML, section 9.2): events to bytes, and bytes to events. No I/O here.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+import codecs
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+# The standard's line ends (9.2.5). str.splitlines() would also split at U+2028 and friends.
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_RETRY_DIGITS = 15  # milliseconds; more would be 30,000 years, and past 4,300 digits int() refuses
+_CANNOT_CARRY = re.compile(r"[\r\n\0]")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event. `id` is None when it is ephemeral: such an event never moves a client's Last-Event-ID."""
+
+    id: str | None
+    channel: str
+    type: str
+    data: str
+
+    @cached_property
+    def frame(self) -> bytes:
+        """The event as `encode` has it, encoded once however many streams it goes to."""
+        return encode(self)
+
+
+def encode(event: Event) -> bytes:
+    """The frame for an event (9.2.5). Its channel is not part of the format and does not travel.
+
+    A CR or CRLF in the data arrives as LF: the format has no way to tell them apart.
+    Raises ValueError when the id or the type holds CR, LF or NUL, which would end the field or void it.
+    """
+    fields = []
+    if event.id is not None:
+        fields.append(f"id: {_one_line('id', event.id)}\n")
+    if event.type != "message":
+        fields.append(f"event: {_one_line('type', event.type)}\n")
+    fields += [f"data: {line}\n" for line in _LINE_END.split(event.data)]
+    fields.append("\n")
+    return "".join(fields).encode("utf-8", "replace")  # a lone surrogate has no UTF-8
+
+
+def encode_retry(milliseconds: int) -> bytes:
+    """The line that sets a client's reconnection time; it goes before or between frames."""
+    return b"retry: %d\n" % milliseconds
+
+
+def _one_line(field: str, value: str) -> str:
+    if _CANNOT_CARRY.search(value):
+        raise ValueError(f"An event's {field} cannot hold CR, LF or NUL: {value!r}")
+    return value
+
+
+class Decoder:
+    """Turns the bytes of an event stream into events, however the bytes were cut (9.2.6).
+
+    `last_event_id` and `retry` (milliseconds, None until the server set it) are what the stream has set so far;
+    `last_event_id` is also what to send as Last-Event-ID when reconnecting. What follows the last blank line
+    when the stream ends is dropped, as the standard has it. A decoded event's channel is empty.
+    """
+
+    def __init__(self, last_event_id: str = "") -> None:
+        self.last_event_id = last_event_id
+        self.retry: int | None = None
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._line: list[str] = []  # the pieces of a line whose end has not come yet
+        self._at_start = True
+        self._after_cr = False
+        self._id = last_event_id
+        self._type = ""
+        self._data: list[str] = []
+
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """Take the next bytes and yield the events that they complete."""
+        for line in self._lines(self._utf8.decode(chunk)):
+            if line:
+                self._field(line)
+                continue
+            # The id counts even when there is no data and so no event (9.2.6, dispatch, steps 1 and 2).
+            self.last_event_id = self._id
+            if self._data:
+                yield Event(self.last_event_id or None, "", self._type or "message", "\n".join(self._data))
+            self._type, self._data = "", []
+
+    def _lines(self, text: str) -> Iterator[str]:
+        if self._at_start and text:
+            text = text.removeprefix("\ufeff")
+            self._at_start = False
+        if self._after_cr and text:
+            text = text.removeprefix("\n")  # the other half of a CRLF cut in two
+            self._after_cr = False
+        if not text:
+            return
+        self._after_cr = text.endswith("\r")
+        *complete, rest = _LINE_END.split(text)
+        for line in complete:
+            self._line.append(line)
+            yield "".join(self._line)
+            self._line.clear()
+        if rest:
+            self._line.append(rest)
+
+    def _field(self, line: str) -> None:
+        name, _, value = line.partition(":")  # a comment has an empty name, which no case below takes
+        value = value.removeprefix(" ")
+        match name:
+            case "data":
+                self._data.append(value)
+            case "event":
+                self._type = value
+            case "id" if "\0" not in value:
+                self._id = value
+            case "retry" if value.isascii() and value.isdigit() and len(value) <= _RETRY_DIGITS:
+                self.retry = int(value)

@@ -1,0 +1,36 @@
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from events.hub import close_hub
+from tests.live.servers import ROOT
+
+
+@pytest.fixture(autouse=True)
+def fresh_hub() -> Iterator[None]:
+    """Each test begins with an empty log and ends without the hub's threads."""
+    close_hub()
+    yield
+    close_hub()
+
+
+@pytest.fixture(scope="session")
+def static_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The static files as production serves them: collected, hashed, compressed."""
+    root = tmp_path_factory.mktemp("static")
+    environment = os.environ | {
+        "DJANGO_SETTINGS_MODULE": "tests.live.settings",
+        "DJANGO_SECRET_KEY": "for tests only",
+        "TEST_STATIC_ROOT": str(root),
+    }
+    subprocess.run(
+        [sys.executable, "manage.py", "collectstatic", "--noinput", "--verbosity", "0"],
+        cwd=ROOT,
+        env=environment,
+        check=True,
+    )
+    return root

@@ -1,0 +1,155 @@
+"""Real servers for tests: started on a free port of 127.0.0.1, and stopped by their process id."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from events.wire import Decoder, Event
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+COMMANDS = {
+    "runserver": ["manage.py", "runserver", "--noreload", "{address}"],
+    "sync": ["-m", "gunicorn", "sse_demo.wsgi", "-k", "sync", "-b", "{address}"],
+    "gthread": ["-m", "gunicorn", "sse_demo.wsgi", "-k", "gthread", "--threads", "4", "-b", "{address}"],
+    "asgi": ["-m", "gunicorn", "sse_demo.asgi", "-b", "{address}"],
+    "uvicorn": [
+        "-m",
+        "uvicorn",
+        "sse_demo.asgi:application",
+        "--lifespan",
+        "off",
+        "--host",
+        "{host}",
+        "--port",
+        "{port}",
+    ],
+}
+WSGI = ("runserver", "sync", "gthread")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Server:
+    """A server of one kind, with settings.EVENTS changed as given. It can be stopped and started again."""
+
+    kind: str
+    static_root: Path
+    events: dict[str, Any] = field(default_factory=dict)
+    arguments: list[str] = field(default_factory=list)
+    port: int = field(default_factory=free_port)
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        values = {"address": f"127.0.0.1:{self.port}", "host": "127.0.0.1", "port": str(self.port)}
+        environment = os.environ | {
+            "DJANGO_SETTINGS_MODULE": "tests.live.settings",
+            "DJANGO_SECRET_KEY": "for tests only",
+            "TEST_STATIC_ROOT": str(self.static_root),
+            "TEST_EVENTS": json.dumps(self.events),
+            "PYTHONUNBUFFERED": "1",
+        }
+        self.output = tempfile.TemporaryFile()  # noqa: SIM115  closed with the test
+        self.process = subprocess.Popen(
+            [sys.executable, *(part.format(**values) for part in COMMANDS[self.kind]), *self.arguments],
+            cwd=ROOT,
+            env=environment,
+            stdout=self.output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                requests.get(f"{self.url}/test/process/", timeout=5)
+                return
+            except requests.ConnectionError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"{self.kind} did not start:\n{self.log()}") from None
+                time.sleep(0.05)  # nothing tells when a server listens but trying
+
+    def stop(self, sig: signal.Signals = signal.SIGTERM) -> None:
+        """Signal the server's own process, and end whatever of it is left after that."""
+        if not self.process:
+            return
+        self.process.send_signal(sig)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        with suppress(ProcessLookupError):  # its workers, were it killed before it could stop them
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process = None
+
+    def log(self) -> str:
+        self.output.seek(0)
+        return self.output.read().decode(errors="replace")
+
+    def publish(self, channel: str, data: Any, **more: Any) -> str:
+        answer = requests.post(f"{self.url}/test/publish/", json={"channel": channel, "data": data, **more}, timeout=10)
+        answer.raise_for_status()
+        return str(answer.json()["id"])
+
+    def poll(self, **parameters: Any) -> requests.Response:
+        return requests.get(f"{self.url}/events/poll/", params=parameters, timeout=10)
+
+    def state(self) -> dict[str, int]:
+        """The process that answers: pid, streams and threads."""
+        return dict(requests.get(f"{self.url}/test/process/", timeout=10).json())
+
+
+@contextmanager
+def serve(kind: str, static_root: Path, *arguments: str, **events: Any) -> Iterator[Server]:
+    server = Server(kind, static_root, events, list(arguments))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+class Stream:
+    """A client of an event stream: `requests` for the bytes, the project's decoder for the events."""
+
+    def __init__(self, server: Server, headers: dict[str, str] | None = None, **parameters: Any) -> None:
+        self.response = requests.get(
+            f"{server.url}/events/", params=parameters, headers=headers, stream=True, timeout=30
+        )
+        self.decoder = Decoder()
+        self._events = self._read()
+
+    def _read(self) -> Iterator[Event]:
+        for chunk in self.response.iter_content(None):
+            yield from self.decoder.feed(chunk)
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.response.close()
+
+    def next(self, type: str | None = None) -> Event:
+        """The next event, or the next one of a type. Raises StopIteration when the stream has ended."""
+        return next(event for event in self._events if type in (None, event.type))

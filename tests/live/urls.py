@@ -1,0 +1,28 @@
+import json
+import os
+import threading
+
+from django.http import HttpRequest, JsonResponse
+from django.urls import include, path
+from django.views.decorators.csrf import csrf_exempt
+
+from events import publish
+from events.hub import get_hub
+
+
+@csrf_exempt
+def publish_view(request: HttpRequest) -> JsonResponse:
+    """Publishes within the server's own process, with nothing between the test and `publish`."""
+    return JsonResponse({"id": publish(**json.loads(request.body))})
+
+
+def process_view(request: HttpRequest) -> JsonResponse:
+    """What this process holds just now."""
+    return JsonResponse({"pid": os.getpid(), "streams": get_hub().streams, "threads": threading.active_count()})
+
+
+urlpatterns = [
+    path("test/publish/", publish_view),
+    path("test/process/", process_view),
+    path("", include("sse_demo.urls")),
+]
