@@ -69,15 +69,17 @@ def poll(request: HttpRequest) -> HttpResponse:
         gap, events, cursor = True, [], hub.log.head
     # Weak, as only the events count: an answer that differs in server_time alone is not news.
     etag = f'W/"{"gap-" if gap else ""}{cursor}"'
-    if not_modified := get_conditional_response(request, etag=etag):
-        return not_modified
+    headers = {"ETag": etag, "Cache-Control": "no-cache, private"}
+    conditional = get_conditional_response(request, etag=etag, response=HttpResponse(headers=headers))
+    if conditional and conditional.status_code != 200:
+        return conditional
     body = {
         "server_time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "cursor": str(cursor),
         "gap": gap,
         "events": [{"id": e.id, "channel": e.channel, "type": e.type, "data": e.data} for e in events],
     }
-    return JsonResponse(body, headers={"ETag": etag, "Cache-Control": "no-cache, private"})
+    return JsonResponse(body, headers=headers)
 
 
 def _channels(request: HttpRequest) -> list[str]:

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,24 +19,15 @@ from events.wire import Decoder, Event
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
+GUNICORN = ["-m", "gunicorn", "--no-control-socket", "--bind", "{address}"]
 COMMANDS = {
     "runserver": ["manage.py", "runserver", "--noreload", "{address}"],
-    "sync": ["-m", "gunicorn", "sse_demo.wsgi", "-k", "sync", "-b", "{address}"],
-    "gthread": ["-m", "gunicorn", "sse_demo.wsgi", "-k", "gthread", "--threads", "4", "-b", "{address}"],
-    "asgi": ["-m", "gunicorn", "sse_demo.asgi", "-b", "{address}"],
-    "uvicorn": [
-        "-m",
-        "uvicorn",
-        "sse_demo.asgi:application",
-        "--lifespan",
-        "off",
-        "--host",
-        "{host}",
-        "--port",
-        "{port}",
-    ],
+    "sync": [*GUNICORN, "sse_demo.wsgi", "-k", "sync"],
+    "gthread": [*GUNICORN, "sse_demo.wsgi", "-k", "gthread", "--threads", "4"],
+    "asgi": [*GUNICORN, "sse_demo.asgi"],
+    "uvicorn": ["-m", "uvicorn", "sse_demo.asgi:application", "--host", "{host}", "--port", "{port}"],
 }
-WSGI = ("runserver", "sync", "gthread")
+STREAMING = ("runserver", "gthread", "asgi", "uvicorn")
 
 
 def free_port() -> int:
@@ -61,6 +51,10 @@ class Server:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def _log_file(self) -> Path:
+        return self.static_root.parent / f"server-{self.port}.log"
+
     def start(self) -> None:
         values = {"address": f"127.0.0.1:{self.port}", "host": "127.0.0.1", "port": str(self.port)}
         environment = os.environ | {
@@ -70,15 +64,15 @@ class Server:
             "TEST_EVENTS": json.dumps(self.events),
             "PYTHONUNBUFFERED": "1",
         }
-        self.output = tempfile.TemporaryFile()  # noqa: SIM115  closed with the test
-        self.process = subprocess.Popen(
-            [sys.executable, *(part.format(**values) for part in COMMANDS[self.kind]), *self.arguments],
-            cwd=ROOT,
-            env=environment,
-            stdout=self.output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with self._log_file.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, *(part.format(**values) for part in COMMANDS[self.kind]), *self.arguments],
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -104,8 +98,8 @@ class Server:
         self.process = None
 
     def log(self) -> str:
-        self.output.seek(0)
-        return self.output.read().decode(errors="replace")
+        """What it has printed."""
+        return self._log_file.read_text(errors="replace")
 
     def publish(self, channel: str, data: Any, **more: Any) -> str:
         answer = requests.post(f"{self.url}/test/publish/", json={"channel": channel, "data": data, **more}, timeout=10)
@@ -141,7 +135,8 @@ class Stream:
         self._events = self._read()
 
     def _read(self) -> Iterator[Event]:
-        for chunk in self.response.iter_content(None):
+        # Not iter_content: without chunked coding it waits for the whole body, and a stream has no end.
+        while chunk := self.response.raw.read1():
             yield from self.decoder.feed(chunk)
 
     def __enter__(self) -> "Stream":

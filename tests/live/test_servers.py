@@ -1,0 +1,143 @@
+"""The HTTP contract through every server that the project names, each a real process."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.live.servers import COMMANDS, STREAMING, Server, Stream, serve
+
+ASGI = ("asgi", "uvicorn")
+
+
+@pytest.fixture(scope="module", params=COMMANDS)
+def server(request: pytest.FixtureRequest, static_root: Path) -> Iterator[Server]:
+    with serve(request.param, static_root, HEARTBEAT=0.5) as running:
+        yield running
+
+
+@pytest.fixture(scope="module", params=STREAMING)
+def streaming(request: pytest.FixtureRequest, static_root: Path) -> Iterator[Server]:
+    with serve(request.param, static_root, HEARTBEAT=0.5) as running:
+        yield running
+
+
+def test_a_stream_says_hello_and_then_the_time(streaming: Server) -> None:
+    with Stream(streaming) as stream:
+        assert stream.next().type == "hello"
+        assert stream.decoder.retry == 2000
+        first, second = stream.next("message").data, stream.next("message").data
+        assert first < second
+        assert first.endswith(".000+00:00")
+
+
+def test_a_published_event_arrives_on_the_stream_and_by_poll(streaming: Server) -> None:
+    cursor = streaming.poll().json()["cursor"]
+    with Stream(streaming, channel="orders") as stream:
+        stream.next("hello")
+        event_id = streaming.publish("orders", {"n": "é🎉\r\n"}, type="paid")
+        event = stream.next("paid")
+    assert (event.id, event.data) == (event_id, '{"n":"é🎉\\r\\n"}')
+    polled = streaming.poll(channel="orders", since=cursor).json()["events"]
+    assert polled == [{"id": event_id, "channel": "orders", "type": "paid", "data": event.data}]
+
+
+def test_a_stream_resumes_where_it_was_cut(streaming: Server) -> None:
+    with Stream(streaming, channel="orders") as stream:
+        stream.next("hello")
+        first = streaming.publish("orders", 1)
+        assert stream.next("message").id == first
+    missed = [streaming.publish("orders", number) for number in (2, 3)]
+    with Stream(streaming, {"Last-Event-ID": first}, channel="orders") as stream:
+        assert '"resumed": 2' in stream.next("hello").data
+        assert [stream.next("message").id for _ in missed] == missed
+
+
+def test_heartbeats_break_the_silence(streaming: Server) -> None:
+    with Stream(streaming, channel="quiet") as stream:
+        stream.next("hello")
+        assert stream.next().type == "heartbeat"
+        assert stream.next().type == "heartbeat"
+
+
+def test_a_stream_that_the_client_has_left_ends(streaming: Server) -> None:
+    with ExitStack() as streams:
+        for _ in range(2):
+            streams.enter_context(Stream(streaming, channel="left")).next("hello")
+        assert streaming.state()["streams"] >= 2
+    while streaming.state()["streams"]:
+        pass  # at once under ASGI, after a heartbeat or two under WSGI
+
+
+def test_head_is_answered_without_a_stream(server: Server) -> None:
+    response = requests.head(f"{server.url}/events/", timeout=10)
+    assert (response.status_code, response.headers["Content-Type"]) == (200, "text/event-stream")
+
+
+def test_polling_works_and_answers_304_while_nothing_happens(server: Server) -> None:
+    response = server.poll()
+    assert response.json()["gap"] is False
+    again = requests.get(response.url, headers={"If-None-Match": response.headers["ETag"]}, timeout=10)
+    assert again.status_code == 304
+
+
+def test_errors_are_json_and_tell_no_secrets(server: Server) -> None:
+    for path in ("/events/?channel=a%20b", "/events/poll/?channel=%00"):
+        response = requests.get(server.url + path, timeout=10)
+        assert response.status_code == 400
+        assert "is 1 to 100 letters" in response.json()["error"]
+    assert "Traceback" not in server.log()
+
+
+def test_the_page_has_its_css_and_its_modules_from_the_server_alone(server: Server) -> None:
+    page = requests.get(f"{server.url}/", timeout=10)
+    assert page.status_code == 200
+    links = [part.split('"')[0] for part in page.text.split('="/static/')[1:]]
+    assert any(link.endswith(".css") for link in links)
+    assert any(link.endswith(".js") for link in links)
+    for link in links:
+        assert requests.get(f"{server.url}/static/{link}", timeout=10).status_code == 200, link
+
+
+def test_a_sync_worker_refuses_every_stream_and_serves_polls(static_root: Path) -> None:
+    with serve("sync", static_root) as server:
+        refused = requests.get(f"{server.url}/events/", timeout=10)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "10")
+        assert server.poll().status_code == 200
+
+
+def test_behind_four_threads_twelve_who_want_streams_do_not_freeze_the_site(static_root: Path) -> None:
+    with serve("gthread", static_root) as server:
+
+        def ask(_: int) -> requests.Response:
+            return requests.get(f"{server.url}/events/", stream=True, timeout=10)
+
+        with ThreadPoolExecutor(12) as clients:
+            responses = list(clients.map(ask, range(12)))
+        try:
+            assert sorted(response.status_code for response in responses) == [200] * 3 + [503] * 9
+            assert all(r.headers["Retry-After"] for r in responses if r.status_code == 503)
+            assert server.poll().status_code == 200
+        finally:
+            for response in responses:
+                response.close()
+
+
+@pytest.mark.parametrize("kind", ASGI)
+def test_a_client_that_leaves_an_asgi_server_is_noticed_without_a_write(kind: str, static_root: Path) -> None:
+    with serve(kind, static_root, HEARTBEAT=3600) as server:
+        with Stream(server, channel="quiet") as stream:
+            stream.next("hello")
+        while server.state()["streams"]:
+            pass  # nothing will be written for an hour
+
+
+def test_streams_stop_at_the_setting_under_asgi(static_root: Path) -> None:
+    with serve("asgi", static_root, MAX_STREAMS=2) as server, ExitStack() as streams:
+        for _ in range(2):
+            streams.enter_context(Stream(server)).next("hello")
+        assert requests.get(f"{server.url}/events/", timeout=10).status_code == 503
+        assert server.poll().status_code == 200

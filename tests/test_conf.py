@@ -1,0 +1,41 @@
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from pytest_django.fixtures import Settings
+
+from events.conf import get_config
+from events.hub import get_hub
+
+
+def test_every_key_has_a_default(settings: Settings) -> None:
+    settings.EVENTS = {}
+    assert get_config().HEARTBEAT == 15.0
+    del settings.EVENTS
+    assert get_config().RETRY == 2000
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"HEARTBEET": 1}, "EVENTS has no key 'HEARTBEET'; it takes BROKER, "),
+        ({"HEARTBEAT": 0}, r"EVENTS\['HEARTBEAT'\] takes a number from 0.1 to 3,600, not 0."),
+        ({"HEARTBEAT": "15"}, "takes a number from 0.1 to 3,600, not '15'"),
+        ({"RETRY": 1.5}, "takes a whole number from 0 to 3,600,000, not 1.5"),
+        ({"HISTORY": True}, "takes a whole number from 1 to 10,000,000, not True"),
+        ({"MAX_STREAMS": float("nan")}, "takes a whole number"),
+        ({"HEARTBEAT": float("nan")}, "takes a number"),
+        ({"BROKER": None}, r"EVENTS\['BROKER'\] takes text, not None"),
+        (["BROKER"], r"EVENTS takes a dict, not \['BROKER'\]"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_is_accepted(settings: Settings, given: Any, message: str) -> None:
+    settings.EVENTS = given
+    with pytest.raises(ImproperlyConfigured, match=message):
+        get_config()
+
+
+def test_an_unknown_broker_is_an_error_that_names_the_known_ones(settings: Settings) -> None:
+    settings.EVENTS = {"BROKER": "carrier-pigeon://coop"}
+    with pytest.raises(ImproperlyConfigured, match=r"takes 'memory:'.*not 'carrier-pigeon://coop'"):
+        get_hub()

@@ -1,0 +1,217 @@
+import asyncio
+import os
+import threading
+
+import pytest
+from pytest_django.fixtures import Settings
+
+from events import publish, sources
+from events.hub import Full, Hub, Subscription, get_hub
+from events.log import Gap
+from events.sources import Show
+from events.wire import Event
+
+
+def subscribe(*channels: str) -> Subscription:
+    return get_hub().subscribe(channels, limit=100)
+
+
+def data(subscription: Subscription) -> list[str]:
+    return [event.data for event in subscription.read()]
+
+
+def tick(text: str, channel: str = "clock", type: str = "message") -> None:
+    get_hub().show(Event(None, channel, type, text))
+
+
+def test_a_subscription_reads_what_is_published_in_its_channels() -> None:
+    reader = subscribe("a", "b")
+    publish("a", 1)
+    publish("c", 2)
+    publish("b", 3)
+    assert data(reader) == ["1", "3"]
+    assert data(reader) == []
+
+
+def test_a_subscription_begins_at_the_head() -> None:
+    publish("a", 1)
+    reader = subscribe("a")
+    publish("a", 2)
+    assert data(reader) == ["2"]
+
+
+def test_a_reader_that_fell_off_the_log_is_told_once_and_goes_on(settings: Settings) -> None:
+    settings.EVENTS = {"HISTORY": 3, "BROKER": "memory:"}
+    reader = subscribe("a")
+    for number in range(5):
+        publish("a", number)
+    with pytest.raises(Gap):
+        reader.read()
+    publish("a", "next")
+    assert data(reader) == ['"next"']
+
+
+def test_of_ephemeral_events_a_slow_reader_sees_the_newest_of_each_type() -> None:
+    reader = subscribe("clock")
+    for number in range(100):
+        tick(str(number))
+    tick("load", type="stats")
+    assert data(reader) == ["99", "load"]
+    assert data(reader) == []
+
+
+def test_ephemeral_events_before_a_subscription_are_not_for_it() -> None:
+    tick("old")
+    assert data(subscribe("clock")) == []
+
+
+def test_an_ephemeral_event_does_not_move_the_cursor() -> None:
+    reader = subscribe("clock")
+    cursor = reader.cursor
+    tick("now")
+    assert data(reader) == ["now"]
+    assert reader.cursor == cursor
+
+
+def test_a_waiting_thread_wakes_for_its_channel() -> None:
+    reader = subscribe("a")
+    reader.wait(0)  # the first wait enlists
+    woken: list[bool] = []
+    thread = threading.Thread(target=lambda: woken.append(reader.wait(30)))
+    thread.start()
+    publish("a", 1)
+    thread.join(30)
+    assert woken == [True]
+
+
+def test_a_wait_ends_after_its_timeout() -> None:
+    reader = subscribe("a")
+    assert reader.wait(0)
+    publish("b", 1)
+    assert not reader.wait(0.01)
+
+
+def test_what_happens_before_the_first_wait_is_not_missed() -> None:
+    reader = subscribe("a")
+    assert data(reader) == []
+    publish("a", 1)
+    assert reader.wait(30)
+    assert data(reader) == ["1"]
+
+
+def test_waiting_coroutines_wake_for_a_publish_in_another_thread() -> None:
+    async def main() -> list[list[str]]:
+        readers = [subscribe("a", "b") for _ in range(50)]
+
+        async def next_events(reader: Subscription) -> list[str]:
+            while not (events := data(reader)):
+                await reader.wait_async(30)
+            return events
+
+        waiting = [asyncio.create_task(next_events(reader)) for reader in readers]
+        await asyncio.sleep(0)  # each has begun to wait
+        await asyncio.to_thread(publish, "b", 1)
+        return await asyncio.gather(*waiting)
+
+    assert asyncio.run(main()) == [["1"]] * 50
+
+
+def test_a_delivery_crosses_into_a_loop_once_however_many_wait_there() -> None:
+    async def main() -> int:
+        readers = [subscribe("a") for _ in range(20)]
+        for reader in readers:
+            await reader.wait_async(0)
+        waiting = [asyncio.create_task(reader.wait_async(30)) for reader in readers]
+        await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        crossings = 0
+        cross = loop.call_soon_threadsafe
+
+        def count(*args: object, **kwargs: object) -> asyncio.Handle:
+            nonlocal crossings
+            crossings += 1
+            return cross(*args, **kwargs)  # type: ignore[arg-type]
+
+        loop.call_soon_threadsafe = count  # type: ignore[method-assign]
+        for number in range(10):
+            publish("a", number)  # all before the loop gets to run
+        await asyncio.gather(*waiting)
+        return crossings
+
+    assert asyncio.run(main()) == 1
+
+
+def test_a_coroutine_that_is_cancelled_while_it_waits_leaves_nothing_behind() -> None:
+    async def main() -> None:
+        reader = subscribe("a")
+        await reader.wait_async(0)
+        task = asyncio.create_task(reader.wait_async(30))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        publish("a", 1)
+        assert data(reader) == ["1"]
+
+    asyncio.run(main())
+
+
+def test_a_loop_that_is_gone_does_not_keep_others_from_being_woken() -> None:
+    abandoned = subscribe("a")
+    asyncio.run(abandoned.wait_async(0))
+    reader = subscribe("a")
+    reader.wait(0)
+    publish("a", 1)
+    assert reader.wait(30)
+
+
+def test_no_more_subscriptions_than_the_limit_until_one_is_closed() -> None:
+    hub = get_hub()
+    first = hub.subscribe(["a"], limit=1)
+    with pytest.raises(Full):
+        hub.subscribe(["a"], limit=1)
+    first.close()
+    first.close()
+    hub.subscribe(["a"], limit=1)
+    assert hub.streams == 1
+
+
+def test_a_source_runs_only_while_someone_listens() -> None:
+    running = threading.Event()
+    stopped = threading.Event()
+
+    @sources.source("temperature")
+    def temperature(show: Show, stop: threading.Event) -> None:
+        running.set()
+        show(Event(None, "temperature", "message", "21"))
+        stop.wait(30)
+        stopped.set()
+
+    other = subscribe("a")
+    assert not running.is_set()
+    first, second = subscribe("temperature"), subscribe("temperature")
+    assert running.wait(30)
+    first.close()
+    assert not stopped.is_set()
+    second.close()
+    assert stopped.wait(30)
+    other.close()
+
+
+def test_a_forked_child_gets_a_hub_of_its_own() -> None:
+    parents = get_hub()
+    publish("a", 1)
+    read_end, write_end = os.pipe()
+    with parents.lock:  # as if another thread held it during the fork
+        pid = os.fork()
+        if pid == 0:
+            try:
+                publish("a", 2)
+                hub: Hub = get_hub()
+                os.write(write_end, b"%d" % (hub is not parents and len(hub.log.since(hub.log.floor))))
+            finally:
+                os._exit(0)
+    os.close(write_end)
+    os.waitpid(pid, 0)
+    with os.fdopen(read_end) as answer:
+        assert answer.read() == "1"

@@ -1,0 +1,89 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from events.log import Cursor, EventLog, Gap
+from events.wire import Event
+
+START = Cursor(1000, 0)
+
+
+def event(number: int, channel: str = "a") -> Event:
+    return Event(f"1000-{number}", channel, "message", str(number))
+
+
+def log_of(*numbers: int, capacity: int = 100) -> EventLog:
+    log = EventLog(capacity, START)
+    for number in numbers:
+        log.append(event(number))
+    return log
+
+
+def data(events: list[Event]) -> list[str]:
+    return [event.data for event in events]
+
+
+def test_a_reader_gets_what_came_after_its_cursor_oldest_first() -> None:
+    log = log_of(1, 2, 5)
+    assert data(log.since(START)) == ["1", "2", "5"]
+    assert data(log.since(Cursor(1000, 2))) == ["5"]
+    assert data(log.since(log.head)) == []
+
+
+def test_a_reader_gets_its_own_channels_only() -> None:
+    log = EventLog(10, START)
+    for number, channel in enumerate("abcab", 1):
+        log.append(event(number, channel))
+    assert data(log.since(START, {"a", "c"})) == ["1", "3", "4"]
+
+
+def test_the_oldest_events_make_room_and_their_readers_are_told() -> None:
+    log = log_of(1, 2, 3, 4, capacity=2)
+    assert data(log.since(Cursor(1000, 2))) == ["3", "4"]
+    with pytest.raises(Gap):
+        log.since(Cursor(1000, 1))
+
+
+def test_a_cursor_of_another_log_is_a_gap() -> None:
+    log = log_of(1)
+    for foreign in (Cursor(999, 5), Cursor(1000, 2), Cursor(2000, 0)):
+        with pytest.raises(Gap):
+            log.since(foreign)
+
+
+def test_ids_only_grow() -> None:
+    log = log_of(2)
+    for number in (1, 2):
+        with pytest.raises(ValueError, match="comes after"):
+            log.append(event(number))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "1", "1-", "-1", "1-2-3", " 1-2", "1-2\n", "\uff11-\uff12", "1" * 21 + "-0", "-1-0"]
+)
+def test_what_is_no_cursor_is_a_gap(text: str) -> None:
+    with pytest.raises(Gap):
+        Cursor.parse(text)
+
+
+@given(major=st.integers(0, 2**64), minor=st.integers(0, 2**64))
+def test_a_cursor_comes_back_as_it_was(major: int, minor: int) -> None:
+    assert Cursor.parse(str(Cursor(major, minor))) == (major, minor)
+
+
+@given(
+    gaps=st.lists(st.integers(1, 3), max_size=40),
+    capacity=st.integers(1, 20),
+    cursor=st.integers(0, 130),
+)
+def test_a_reader_is_told_everything_or_told_of_the_gap(gaps: list[int], capacity: int, cursor: int) -> None:
+    numbers = [sum(gaps[: index + 1]) for index in range(len(gaps))]
+    log = log_of(*numbers, capacity=capacity)
+    expected = [str(number) for number in numbers if number > cursor]
+    try:
+        assert data(log.since(Cursor(1000, cursor))) == expected
+    except Gap:
+        lost_some = len(expected) > capacity
+        not_ours = cursor > max(numbers, default=0)
+        before_a_trimmed_one = bool(numbers[:-capacity]) and cursor < numbers[-capacity - 1]
+        assert lost_some or not_ours or before_a_trimmed_one

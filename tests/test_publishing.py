@@ -1,0 +1,83 @@
+import datetime
+import decimal
+import json
+import uuid
+from typing import Any
+
+import pytest
+from pytest_django.fixtures import Settings
+
+from events import Event, publish
+from events.hub import get_hub
+from events.publishing import RESERVED_TYPES, InvalidEvent, TooLarge
+
+
+def last() -> Event:
+    log = get_hub().log
+    return log.since(log.floor)[-1]
+
+
+def test_a_published_event_is_in_the_log_under_the_returned_id() -> None:
+    event_id = publish("orders", {"id": 7}, type="paid")
+    assert last() == Event(event_id, "orders", "paid", '{"id":7}')
+
+
+def test_ids_grow() -> None:
+    first, second = publish("a", 1), publish("b", 2)
+    assert [event.id for event in get_hub().log.since(get_hub().log.floor)] == [first, second]
+
+
+@pytest.mark.parametrize("text", ["", "two\r\nlines", "data: x", "</script>", "🎉", "\0", "x" * 60_000, "\u2028"])
+def test_any_text_comes_back_unchanged_as_json(text: str) -> None:
+    publish("a", text)
+    assert json.loads(last().data) == text
+
+
+def test_what_django_can_put_into_json_can_be_published() -> None:
+    day, number, key = datetime.date(2026, 11, 22), decimal.Decimal("1.10"), uuid.UUID(int=7)
+    publish("a", {"day": day, "number": number, "key": key})
+    assert json.loads(last().data) == {"day": "2026-11-22", "number": "1.10", "key": str(key)}
+
+
+@pytest.mark.parametrize("channel", ["", " ", "a b", "a\n", "-a", "é", "x" * 101, None, 7, "a/b", "a,b"])
+def test_a_bad_channel_is_refused_with_what_is_accepted(channel: Any) -> None:
+    with pytest.raises(InvalidEvent, match="A channel's name is 1 to 100 letters, digits"):
+        publish(channel, 1)
+
+
+@pytest.mark.parametrize("type", ["", "a b", "a\nid: 1", "7", "x" * 65, None])
+def test_a_bad_type_is_refused_with_what_is_accepted(type: Any) -> None:
+    with pytest.raises(InvalidEvent, match="An event's type is 1 to 64 letters, digits"):
+        publish("a", 1, type=type)
+
+
+@pytest.mark.parametrize("type", sorted(RESERVED_TYPES))
+def test_types_that_mean_something_to_the_client_are_reserved(type: str) -> None:
+    with pytest.raises(InvalidEvent, match=f"The type '{type}' is reserved"):
+        publish("a", 1, type=type)
+
+
+def circular() -> list[Any]:
+    itself: list[Any] = []
+    itself.append(itself)
+    return itself
+
+
+@pytest.mark.parametrize("data", [object(), float("nan"), float("inf"), {1, 2}, "\ud800", circular(), {(1, 2): 3}])
+def test_what_json_cannot_carry_is_refused(data: Any) -> None:
+    with pytest.raises(InvalidEvent, match="An event's data is"):
+        publish("a", data)
+
+
+def test_data_may_be_as_long_as_the_setting_says_and_no_longer(settings: Settings) -> None:
+    settings.EVENTS = {"MAX_EVENT_BYTES": 10}
+    publish("a", "éééé")
+    with pytest.raises(TooLarge, match="at most 10 bytes of JSON; this is 11"):
+        publish("a", "éééé" + "x")
+
+
+def test_an_event_that_is_refused_leaves_no_trace() -> None:
+    head = get_hub().log.head
+    with pytest.raises(InvalidEvent):
+        publish("a", object())
+    assert get_hub().log.head == head

@@ -1,0 +1,35 @@
+"""What the demonstration's settings make of an environment, in a process that has no other."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.live.servers import ROOT
+
+
+def manage(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]} | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_without_a_secret_key_it_refuses_to_start_and_says_what_to_set() -> None:
+    refused = manage("check")
+    assert refused.returncode != 0
+    assert "Set DJANGO_SECRET_KEY to a long random string, or DJANGO_DEBUG=1" in refused.stderr
+
+
+def test_debugging_needs_no_further_settings() -> None:
+    assert manage("check", DJANGO_DEBUG="1").returncode == 0
+
+
+def test_the_database_is_the_one_that_the_environment_names(tmp_path: Path) -> None:
+    database = tmp_path / "elsewhere.sqlite3"
+    done = manage("migrate", DJANGO_DEBUG="1", DATABASE_URL=f"sqlite:///{database}")
+    assert done.returncode == 0, done.stderr
+    assert database.exists()

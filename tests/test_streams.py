@@ -1,0 +1,203 @@
+"""The stream through Django's own handlers, read from both twins: no server, no socket."""
+
+import asyncio
+import gc
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpRequest
+from django.test import AsyncRequestFactory, RequestFactory
+from pytest_django.fixtures import Settings
+
+from events import Event, publish
+from events.hub import Full, get_hub
+from events.streams import EventStreamResponse
+from events.wire import Decoder
+
+
+class Reader:
+    """Reads a response as its server would, one piece of the body at a time."""
+
+    def __init__(self, request: HttpRequest, *channels: str, last_event_id: str = "") -> None:
+        self.response = EventStreamResponse(request, channels, last_event_id)
+        self._decoder = Decoder()
+        self._events = self._read(isinstance(request, ASGIRequest))
+
+    def _read(self, is_async: bool) -> Iterator[Event]:
+        if not is_async:
+            for piece in self.response:
+                yield from self._decoder.feed(piece)
+            return
+        with asyncio.Runner() as runner:
+            pieces = aiter(self.response)
+
+            async def next_piece() -> bytes:
+                return bytes(await anext(pieces))
+
+            while True:
+                yield from self._decoder.feed(runner.run(next_piece()))
+
+    def next(self) -> Event:
+        return next(self._events)
+
+    def control(self, type: str) -> Any:
+        event = self.next()
+        assert (event.type, event.id) == (type, self._decoder.last_event_id or None)
+        return json.loads(event.data)
+
+
+async def first_piece(response: EventStreamResponse) -> bytes:
+    return bytes(await anext(aiter(response)))
+
+
+Open = Callable[..., Reader]
+
+
+@pytest.fixture(params=["threads", "coroutines"])
+def open_stream(request: pytest.FixtureRequest) -> Open:
+    factory = RequestFactory() if request.param == "threads" else AsyncRequestFactory()
+    return lambda *channels, **options: Reader(factory.get("/"), *channels, **options)
+
+
+def head() -> str:
+    return str(get_hub().log.head)
+
+
+def test_hello_comes_first_and_says_where_the_stream_begins(open_stream: Open) -> None:
+    publish("a", 1)
+    stream = open_stream("a")
+    assert stream.control("hello") == {"cursor": head(), "heartbeat": 15.0, "resumed": 0}
+
+
+def test_the_first_bytes_are_those_of_the_contract(open_stream: Open) -> None:
+    first = get_hub().log.head
+    response = open_stream("a").response
+    piece = asyncio.run(first_piece(response)) if response.is_async else next(iter(response))
+    assert piece.decode() == (
+        f'retry: 2000\nevent: hello\ndata: {{"cursor": "{first}", "heartbeat": 15.0, "resumed": 0}}\n\n'
+    )
+
+
+def test_live_events_follow(open_stream: Open) -> None:
+    stream = open_stream("a")
+    stream.control("hello")
+    first = publish("a", {"text": "hi"}, type="announcement")
+    publish("b", "elsewhere")
+    second = publish("a", 2)
+    assert stream.next() == Event(first, "", "announcement", '{"text":"hi"}')
+    assert stream.next() == Event(second, "", "message", "2")
+
+
+def test_what_was_missed_comes_first_in_order_and_then_what_happens(open_stream: Open) -> None:
+    cursor = publish("a", 0)
+    missed = [publish("a", number) for number in range(1, 200)]
+    stream = open_stream("a", last_event_id=cursor)
+    live = publish("a", "live")
+    assert stream.control("hello") == {"cursor": cursor, "heartbeat": 15.0, "resumed": 199}
+    assert [stream.next().id for _ in range(200)] == [*missed, live]
+
+
+def test_a_long_replay_goes_out_in_pieces(open_stream: Open) -> None:
+    cursor = publish("a", 0)
+    for _ in range(20):
+        publish("a", "x" * 30_000)
+    response = open_stream("a", last_event_id=cursor).response
+    if response.is_async:
+
+        async def pieces() -> list[int]:
+            stream = aiter(response)
+            return [len(await anext(stream)) for _ in range(5)]
+
+        sizes = asyncio.run(pieces())
+    else:
+        stream = iter(response)
+        sizes = [len(next(stream)) for _ in range(5)]
+    assert max(sizes) < 100_000
+
+
+@pytest.mark.parametrize("cursor", ["1-0", "nonsense", "99999999999999-1", "1-2-3", "\U0001f389"])
+def test_a_cursor_that_cannot_be_resumed_is_answered_with_a_reset(open_stream: Open, cursor: str) -> None:
+    publish("a", "missed")
+    stream = open_stream("a", last_event_id=cursor)
+    assert stream.control("hello") == {"cursor": head(), "heartbeat": 15.0, "resumed": 0}
+    assert stream.control("reset") == {"cursor": head()}
+    publish("a", "live")
+    assert stream.next().data == '"live"'
+
+
+def test_a_stream_that_falls_behind_the_history_is_told(open_stream: Open, settings: Settings) -> None:
+    settings.EVENTS = {"HISTORY": 3, "BROKER": "memory:"}
+    stream = open_stream("a")
+    stream.control("hello")
+    for number in range(10):
+        publish("a", number)
+    assert stream.control("reset") == {"cursor": head()}
+    publish("a", "live")
+    assert stream.next().data == '"live"'
+
+
+def test_a_heartbeat_breaks_a_silence(open_stream: Open, settings: Settings) -> None:
+    settings.EVENTS = {"HEARTBEAT": 0.1, "BROKER": "memory:"}
+    stream = open_stream("a")
+    assert stream.control("hello")["heartbeat"] == 0.1
+    assert stream.control("heartbeat") == {}
+    assert stream.control("heartbeat") == {}
+
+
+def test_control_events_do_not_move_the_cursor(open_stream: Open, settings: Settings) -> None:
+    settings.EVENTS = {"HEARTBEAT": 0.1, "BROKER": "memory:"}
+    stream = open_stream("a")
+    stream.control("hello")
+    last = publish("a", 1)
+    assert stream.next().id == last
+    assert stream.control("heartbeat") == {}
+    assert stream.next().id == last  # what EventSource would send as Last-Event-ID
+
+
+def test_a_closed_response_gives_its_place_up(open_stream: Open) -> None:
+    stream = open_stream("a")
+    assert get_hub().streams == 1
+    stream.response.close()
+    assert get_hub().streams == 0
+
+
+def test_a_response_that_nobody_ever_read_gives_its_place_up(open_stream: Open) -> None:
+    stream = open_stream("a")
+    assert get_hub().streams == 1
+    del stream
+    gc.collect()
+    assert get_hub().streams == 0
+
+
+def test_a_coroutine_that_is_cancelled_gives_its_place_up() -> None:
+    async def main() -> int:
+        response = EventStreamResponse(AsyncRequestFactory().get("/"), ["a"])
+
+        async def serve() -> None:
+            async for _ in response:
+                pass
+
+        task = asyncio.create_task(serve())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return get_hub().streams
+
+    assert asyncio.run(main()) == 0
+
+
+def test_under_wsgi_as_many_streams_as_the_setting_says(settings: Settings) -> None:
+    settings.EVENTS = {"MAX_THREAD_STREAMS": 1, "BROKER": "memory:"}
+    with closing(EventStreamResponse(RequestFactory().get("/"), ["a"])), pytest.raises(Full):
+        EventStreamResponse(RequestFactory().get("/"), ["a"])
+
+
+def test_a_server_without_threads_serves_no_stream() -> None:
+    request = RequestFactory().get("/", **{"wsgi.multithread": False, "SERVER_NAME": "example.org"})  # type: ignore[arg-type]
+    with pytest.raises(Full):
+        EventStreamResponse(request, ["a"])

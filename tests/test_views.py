@@ -1,0 +1,130 @@
+"""The HTTP contract, as far as it needs no server."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from django.test import Client
+from pytest_django.fixtures import Settings
+
+from events import publish
+from events.hub import get_hub
+
+STREAM = "/events/"
+POLL = "/events/poll/"
+
+
+def poll(client: Client, **parameters: Any) -> Any:
+    return client.get(POLL, parameters).json()
+
+
+class TestStream:
+    def test_its_headers_keep_every_proxy_from_holding_it_back(self, client: Client) -> None:
+        response = client.get(STREAM)
+        assert response.status_code == 200
+        assert response["Content-Type"] == "text/event-stream"
+        assert response["Cache-Control"] == "no-cache, no-transform"
+        assert response["X-Accel-Buffering"] == "no"
+        assert not response.has_header("Content-Length")
+
+    def test_gzip_middleware_leaves_it_alone(self, client: Client, settings: Settings) -> None:
+        settings.MIDDLEWARE = ["django.middleware.gzip.GZipMiddleware", *settings.MIDDLEWARE]
+        response = client.get(STREAM, headers={"Accept-Encoding": "gzip"})
+        assert next(iter(response)).startswith(b"retry: 2000\nevent: hello\n")
+
+    def test_the_header_wins_over_the_parameter(self, client: Client) -> None:
+        first, _ = publish("clock", 1), publish("clock", 2)
+        response = client.get(STREAM, {"last_event_id": "1-1"}, headers={"Last-Event-ID": first})
+        assert b'"resumed": 1' in next(iter(response))
+
+    def test_the_parameter_serves_where_no_header_can_be_set(self, client: Client) -> None:
+        first, _ = publish("clock", 1), publish("clock", 2)
+        response = client.get(STREAM, {"last_event_id": first})
+        assert b'"resumed": 1' in next(iter(response))
+
+    def test_several_channels(self, client: Client) -> None:
+        first = publish("c", 0)
+        for channel in "abc":
+            publish(channel, channel)
+        response = client.get(STREAM, {"channel": ["a", "b"], "last_event_id": first})
+        assert b'"resumed": 2' in next(iter(response))
+
+    def test_head_opens_no_stream(self, client: Client) -> None:
+        response = client.head(STREAM)
+        assert (response.status_code, response.content, response["Content-Type"]) == (200, b"", "text/event-stream")
+        assert get_hub().streams == 0
+
+    def test_503_with_retry_after_when_no_more_fit(self, client: Client, settings: Settings) -> None:
+        settings.EVENTS = {"MAX_THREAD_STREAMS": 0, "BROKER": "memory:"}
+        response = client.get(STREAM)
+        assert response.status_code == 503
+        assert int(response["Retry-After"]) > 0
+        assert "poll" in response.json()["error"]
+
+
+class TestPoll:
+    def test_without_since_no_events_only_where_to_begin(self, client: Client) -> None:
+        last = publish("clock", 1)
+        answer = poll(client)
+        assert answer == {"server_time": answer["server_time"], "cursor": last, "gap": False, "events": []}
+        assert abs((datetime.fromisoformat(answer["server_time"]) - datetime.now(UTC)).total_seconds()) < 60
+
+    def test_the_events_since_a_cursor(self, client: Client) -> None:
+        cursor = poll(client)["cursor"]
+        first = publish("orders", {"n": 1}, type="paid")
+        publish("other", 2)
+        answer = poll(client, channel="orders", since=cursor)
+        assert answer["events"] == [{"id": first, "channel": "orders", "type": "paid", "data": '{"n":1}'}]
+        assert answer["gap"] is False
+        assert poll(client, channel="orders", since=answer["cursor"])["events"] == []
+
+    def test_what_one_answer_cannot_hold_comes_in_the_next(self, client: Client, settings: Settings) -> None:
+        settings.EVENTS = {"MAX_POLL_EVENTS": 2, "BROKER": "memory:"}
+        cursor = poll(client)["cursor"]
+        for number in range(5):
+            publish("clock", number)
+        read: list[list[str]] = []
+        while events := (answer := poll(client, since=cursor))["events"]:
+            read.append([event["data"] for event in events])
+            cursor = answer["cursor"]
+        assert read == [["0", "1"], ["2", "3"], ["4"]]
+
+    @pytest.mark.parametrize("cursor", ["nonsense", "1-1", "99999999999999-0", "\0"])
+    def test_a_cursor_that_cannot_be_resumed_is_a_gap(self, client: Client, cursor: str) -> None:
+        last = publish("clock", 1)
+        answer = poll(client, since=cursor)
+        assert (answer["gap"], answer["cursor"], answer["events"]) == (True, last, [])
+
+    def test_an_etag_and_304_while_nothing_happens(self, client: Client) -> None:
+        first = client.get(POLL)
+        again = client.get(POLL, headers={"If-None-Match": first["ETag"]})
+        assert (again.status_code, again.content, again["ETag"]) == (304, b"", first["ETag"])
+        publish("clock", 1)
+        assert client.get(POLL, headers={"If-None-Match": first["ETag"]}).status_code == 200
+
+    def test_a_gap_is_told_even_to_a_matching_etag(self, client: Client) -> None:
+        etag = client.get(POLL)["ETag"]
+        response = client.get(POLL, {"since": "1-1"}, headers={"If-None-Match": etag})
+        assert response.json()["gap"] is True
+
+    def test_no_cache_keeps_an_answer_for_others(self, client: Client) -> None:
+        assert client.get(POLL)["Cache-Control"] == "no-cache, private"
+
+
+@pytest.mark.parametrize("path", [STREAM, POLL])
+class TestErrors:
+    def test_a_method_that_is_not_accepted(self, client: Client, path: str) -> None:
+        response = client.put(path)
+        assert (response.status_code, response["Allow"]) == (405, "GET, HEAD")
+        assert response.json() == {"error": "PUT is not accepted here; use GET, HEAD."}
+
+    @pytest.mark.parametrize("channel", ["", "a b", "a\nb", "\0", "x" * 101, "\U0001f389"])
+    def test_a_bad_channel_says_what_is_accepted(self, client: Client, path: str, channel: str) -> None:
+        response = client.get(path, {"channel": channel})
+        assert response.status_code == 400
+        assert "A channel's name is 1 to 100 letters, digits" in response.json()["error"]
+
+    def test_too_many_channels(self, client: Client, path: str) -> None:
+        response = client.get(path, {"channel": [f"c{number}" for number in range(33)]})
+        assert response.status_code == 400
+        assert response.json() == {"error": "At most 32 channels fit in one request; this one names 33."}
