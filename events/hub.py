@@ -3,7 +3,7 @@
 import asyncio
 import os
 import threading
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Collection, Sequence
 
 from events.brokers import Broker, open_broker
@@ -67,7 +67,7 @@ class Subscription:
             self._alarm = None
 
     def close(self) -> None:
-        """Give the place up. May be called again, and from any thread."""
+        """Give the place up. May be called again, from any thread, and while the garbage collector runs."""
         self._hub.leave(self)
 
     def _enlist(self, loop: asyncio.AbstractEventLoop | None) -> bool:
@@ -144,6 +144,7 @@ class Hub:
         self.shown = 0  # ephemeral events so far
         self._wakers: dict[asyncio.AbstractEventLoop | None, _Wakers] = {}
         self._open: set[Subscription] = set()
+        self._left: deque[Subscription] = deque()  # they have closed, and are yet to be removed
         self._sources = Sources(self.show)
         with self.lock:  # what the broker delivers meanwhile waits for the log that it goes into
             self.log = EventLog(history, broker.follow(self.deliver))
@@ -151,11 +152,14 @@ class Hub:
     @property
     def streams(self) -> int:
         """How many subscriptions are open."""
-        return len(self._open)
+        with self.lock:
+            self._remove_left()
+            return len(self._open)
 
     def deliver(self, events: Sequence[Event]) -> None:
         """Take durable events from the broker."""
         with self.lock:
+            self._remove_left()
             for event in events:
                 self.log.append(event)
             self._wake({event.channel for event in events})
@@ -163,6 +167,7 @@ class Hub:
     def show(self, event: Event) -> None:
         """Show an ephemeral event to whoever is here now. A reader that is slow sees the next one instead."""
         with self.lock:
+            self._remove_left()
             self.shown += 1
             self.latest[event.channel, event.type] = (self.shown, event)
             self._wake({event.channel})
@@ -178,6 +183,7 @@ class Hub:
     def subscribe(self, channels: Collection[str], limit: int) -> Subscription:
         """A place at the log's head. Raises Full when `limit` of them are open in this process."""
         with self.lock:
+            self._remove_left()
             if len(self._open) >= limit:
                 raise Full
             subscription = Subscription(self, channels, self.log.head, self.shown)
@@ -192,21 +198,31 @@ class Hub:
                 self._wakers.setdefault(loop, _Wakers(self, loop)).add(subscription)
 
     def leave(self, subscription: Subscription) -> None:
-        """Free the place. Does nothing when it is free already."""
-        with self.lock:
-            if subscription not in self._open:
-                return
-            self._open.remove(subscription)
-            self._sources.remove_listener(subscription.channels)
-            for loop, wakers in list(self._wakers.items()):
-                if wakers.discard(subscription):
-                    del self._wakers[loop]
+        """Free the place, now or as soon as the lock is free. Does nothing when it is free already."""
+        self._left.append(subscription)
+        # The garbage collector may close a stream within a thread that holds the lock: waiting would be for ever.
+        if self.lock.acquire(blocking=False):
+            try:
+                self._remove_left()
+            finally:
+                self.lock.release()
 
     def close(self) -> None:
         """Stop following the broker, and every source."""
         self.broker.close()
         for subscription in list(self._open):
             self.leave(subscription)
+
+    def _remove_left(self) -> None:
+        while self._left:
+            subscription = self._left.popleft()
+            if subscription not in self._open:
+                continue
+            self._open.remove(subscription)
+            self._sources.remove_listener(subscription.channels)
+            for loop, wakers in list(self._wakers.items()):
+                if wakers.discard(subscription):
+                    del self._wakers[loop]
 
     def _wake(self, channels: set[str]) -> None:
         for wakers in self._wakers.values():

@@ -176,6 +176,14 @@ def test_no_more_subscriptions_than_the_limit_until_one_is_closed() -> None:
     assert hub.streams == 1
 
 
+def test_a_subscription_may_be_closed_where_the_lock_is_held() -> None:
+    hub = get_hub()
+    reader = subscribe("a")
+    with hub.lock:  # as when the garbage collector ends a stream in the middle of a delivery
+        reader.close()
+    assert hub.streams == 0
+
+
 def test_a_source_runs_only_while_someone_listens() -> None:
     running = threading.Event()
     stopped = threading.Event()
