@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import wraps
+from typing import Any
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.utils.cache import get_conditional_response
@@ -60,11 +61,12 @@ def poll(request: HttpRequest) -> HttpResponse:
     """The events after a cursor: what the stream says, for those who ask again and again."""
     channels = _channels(request)
     hub = get_hub()
+    limit = get_config().MAX_POLL_EVENTS
     since = request.GET.get("since", "")
     gap = False
     try:
         cursor = Cursor.parse(since) if since else hub.log.head
-        events, cursor = hub.since(cursor, channels, get_config().MAX_POLL_EVENTS)
+        events, cursor = hub.since(cursor, channels, limit)
     except Gap:
         gap, events, cursor = True, [], hub.log.head
     # Weak, as only the events count: an answer that differs in server_time alone is not news.
@@ -73,12 +75,14 @@ def poll(request: HttpRequest) -> HttpResponse:
     conditional = get_conditional_response(request, etag=etag, response=HttpResponse(headers=headers))
     if conditional and conditional.status_code != 200:
         return conditional
-    body = {
+    body: dict[str, Any] = {
         "server_time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "cursor": str(cursor),
         "gap": gap,
         "events": [{"id": e.id, "channel": e.channel, "type": e.type, "data": e.data} for e in events],
     }
+    if len(events) == limit:
+        body["more"] = True  # to be had at once, by asking again with this cursor
     return JsonResponse(body, headers=headers)
 
 

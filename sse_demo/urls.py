@@ -1,8 +1,9 @@
 from django.urls import include, path
 
-from sse_demo import views
+from sse_demo import faults, views
 
 urlpatterns = [
     path("", views.index, name="index"),
+    path("events/", faults.stream),
     path("events/", include("events.urls")),
 ]

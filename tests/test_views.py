@@ -84,9 +84,11 @@ class TestPoll:
         for number in range(5):
             publish("clock", number)
         read: list[list[str]] = []
-        while events := (answer := poll(client, since=cursor))["events"]:
-            read.append([event["data"] for event in events])
-            cursor = answer["cursor"]
+        more = True
+        while more:
+            answer = poll(client, since=cursor)
+            read.append([event["data"] for event in answer["events"]])
+            cursor, more = answer["cursor"], answer.get("more", False)
         assert read == [["0", "1"], ["2", "3"], ["4"]]
 
     @pytest.mark.parametrize("cursor", ["nonsense", "1-1", "99999999999999-0", "\0"])

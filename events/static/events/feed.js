@@ -1,0 +1,475 @@
+/**
+ * Server events for a page, whichever way they can be had: from an event stream, or by polling while a stream does
+ * not work. Both read the same log with the same cursor, so changing between them loses nothing and repeats nothing.
+ *
+ *     const feed = openFeed({ channels: ["orders"] });
+ *     feed.addEventListener("message", (event) => show(event.data));
+ *     feed.addEventListener("state", (event) => (status.textContent = event.detail.reason));
+ *
+ * The server's events arrive as a `MessageEvent` of their type, with `data` and `lastEventId`, as from an `EventSource`.
+ * The feed adds three of its own, each a `CustomEvent`:
+ *
+ *   - `state`    how events arrive from now on; `detail` is a {@link StateChange}
+ *   - `reset`    events were missed that the server no longer keeps: load afresh what they would have changed
+ *   - `traffic`  what was asked and received; `detail` is a {@link Traffic}
+ *
+ * @typedef {"connecting" | "streaming" | "polling" | "denied" | "closed"} State
+ *
+ * @typedef {object} StateChange
+ * @property {State} state
+ * @property {string} reason      In words, for people.
+ * @property {number} [retryIn]   Milliseconds until the stream is tried again, where that is planned.
+ *
+ * @typedef {object} Traffic      Add them up for a total.
+ * @property {"stream" | "poll"} via
+ * @property {number} requests    1 when a request is made, 0 when something arrives.
+ * @property {number} bytes       Received. Of a poll: status line, the headers that a script may see, and body. Of a
+ *                                stream: the events delivered, as the format writes them; a script sees no more of it.
+ * @property {number} [elapsed]   Milliseconds from asking to the last byte of the answer to a poll.
+ *
+ * @typedef {object} FeedOptions
+ * @property {string | null} [stream]  URL of the event stream; null to poll and nothing else.
+ * @property {string} [poll]           URL of the poll view.
+ * @property {string[]} [channels]
+ * @property {number} [interval]       Milliseconds between polls.
+ * @property {number} [helloTimeout]   Milliseconds that a new stream may take to say hello.
+ * @property {{base: number, max: number}} [retry]  Milliseconds. A stream that failed is tried again after a random
+ *                                     time of at most `base`, which doubles with each failure up to `max`.
+ */
+
+/** What the server's streams and the feed say about themselves: never the types of published events. */
+const RESERVED = new Set(["hello", "heartbeat", "reset", "error", "open", "state", "traffic"]);
+const SILENCE = 2.5; // heartbeats; one may be late and one lost before a stream counts as dead
+const STEADY = 10_000; // ms; a stream that ends sooner has failed, however often it says hello
+const POLL_TIMEOUT = 30_000; // ms; without it one answer that never ends would stop the polling for good
+const LONGEST = 86_400_000; // ms, one day; beyond 2^31 a browser's timer fires at once
+const REFUSALS = new Map([
+  [401, "nobody is signed in"],
+  [403, "reading this is not allowed"],
+  [404, "there is nothing at this address"],
+]);
+
+/**
+ * Opens a feed. It starts when the running script has returned, so listeners that are added at once miss nothing.
+ *
+ * @param {FeedOptions} [options]
+ * @throws {TypeError} for an option that is unknown or out of range; the message says what is accepted.
+ */
+export function openFeed({
+  stream = "/events/",
+  poll = "/events/poll/",
+  channels = ["clock"],
+  interval = 5000,
+  helloTimeout = 5000,
+  retry = { base: 2000, max: 60_000 },
+  ...unknown
+} = {}) {
+  for (const name of Object.keys(unknown)) {
+    throw new TypeError(
+      `openFeed: there is no option ${name}; accepted are stream, poll, channels, interval, helloTimeout, retry`,
+    );
+  }
+  if (stream !== null) requireUrl("stream", stream, " or null");
+  requireUrl("poll", poll);
+  if (!Array.isArray(channels) || !channels.length || !channels.every((name) => name && typeof name === "string")) {
+    throw new TypeError('openFeed: channels must be a list of one name or more, such as ["clock"]');
+  }
+  requireMilliseconds("interval", interval);
+  requireMilliseconds("helloTimeout", helloTimeout);
+  requireMilliseconds("retry.base", retry?.base);
+  requireMilliseconds("retry.max", retry?.max);
+
+  /** @type {State} */
+  let state = "connecting";
+  /** @type {string | null} the id of the last event seen; opaque, so never compared for order */
+  let cursor = null;
+
+  /** @type {EventSource | null} the stream in use, or the one that is being tried while polling goes on */
+  let source = null;
+  /** @type {string | null} the cursor that it was opened with */
+  let openedAfter = null;
+  let greeted = false;
+  let lastEventId = "";
+  let silence = Infinity;
+  let failures = 0;
+  let retryAt = NaN;
+
+  /** @type {AbortController | null} the poll in flight; there is never a second one */
+  let asking = null;
+  let notBefore = 0;
+  let trouble = "";
+  /** @type {Set<string>} the ids, in order, of what polls have delivered since the source was opened */
+  const polled = new Set();
+
+  let suspended = false;
+  let pollTimer, retryTimer, silenceTimer, steadyTimer;
+
+  const types = new Set(["message"]);
+  const lifetime = new AbortController();
+
+  class Feed extends EventTarget {
+    /** @returns {State} */
+    get state() {
+      return state;
+    }
+
+    /** The id of the last event seen, or null before there is one. Opaque. */
+    get cursor() {
+      return cursor;
+    }
+
+    /** Milliseconds between polls. A new value counts from the moment that it is set. */
+    get interval() {
+      return interval;
+    }
+
+    set interval(value) {
+      requireMilliseconds("interval", value);
+      interval = value;
+      if (pollTimer) {
+        clearInterval(pollTimer);
+        pollTimer = setInterval(ask, interval);
+      }
+    }
+
+    /** Listens to the server's events of this type, or to one of the feed's own. */
+    addEventListener(type, listener, options) {
+      subscribe(type);
+      super.addEventListener(type, listener, options);
+    }
+
+    /** Drops the stream, if there is one, and tries a new one now. Revives a feed that was denied. */
+    reconnect() {
+      if (state === "closed") return;
+      closeStream();
+      failures = 0;
+      if (state !== "polling") return start("trying a new stream, as asked");
+      if (!canStream()) return void ask();
+      openStream();
+      announce("polling", "trying a new stream meanwhile");
+    }
+
+    /** Ends the feed for good. */
+    close() {
+      if (lifetime.signal.aborted) return;
+      lifetime.abort();
+      halt();
+      announce("closed", "closed, as asked");
+    }
+  }
+
+  const feed = new Feed();
+  // An open stream keeps a page out of the back/forward cache; and a page that waits there should hold none.
+  listen("pagehide", suspend);
+  listen("pageshow", resume);
+  listen("online", retryNow);
+  queueMicrotask(() => lifetime.signal.aborted || start("opening the stream"));
+  return feed;
+
+  function start(reason) {
+    if (stream === null) return startPolling("no stream was asked for");
+    if (!canStream()) return startPolling("this browser has no EventSource");
+    announce("connecting", reason);
+    openStream();
+  }
+
+  function suspend() {
+    if (state === "denied" || state === "closed") return;
+    suspended = true;
+    halt();
+    announce("closed", "the page was left; on return it goes on from here");
+  }
+
+  function resume() {
+    if (!suspended) return;
+    suspended = false;
+    failures = 0;
+    start("back on the page, going on from where it was left");
+  }
+
+  function retryNow() {
+    if (!greeted && (state === "connecting" || state === "polling")) feed.reconnect();
+  }
+
+  function halt() {
+    closeStream();
+    stopPolling();
+  }
+
+  function announce(next, reason) {
+    state = next;
+    const retryIn = Number.isNaN(retryAt) ? undefined : Math.max(0, retryAt - performance.now());
+    feed.dispatchEvent(new CustomEvent("state", { detail: { state, reason, retryIn } }));
+  }
+
+  function report(via, requests, bytes, elapsed) {
+    feed.dispatchEvent(new CustomEvent("traffic", { detail: { via, requests, bytes, elapsed } }));
+  }
+
+  function listen(type, listener) {
+    globalThis.addEventListener(type, listener, { signal: lifetime.signal });
+  }
+
+  /** An EventSource delivers only the types that it was asked for, so each goes to this source and to all later ones. */
+  function subscribe(type) {
+    if (RESERVED.has(type)) return;
+    types.add(type);
+    source?.addEventListener(type, receive);
+  }
+
+  // Streaming
+
+  function canStream() {
+    return stream !== null && typeof EventSource !== "undefined";
+  }
+
+  /** Opens a stream after the cursor. Polling, where it is under way, goes on until the stream says hello. */
+  function openStream() {
+    if (lifetime.signal.aborted) return; // by a listener, on hearing that this was about to happen
+    retryAt = NaN;
+    openedAfter = cursor;
+    polled.clear();
+    source = new EventSource(address(stream, "last_event_id"));
+    for (const type of ["hello", "heartbeat", "reset", "error", ...types]) source.addEventListener(type, receive);
+    silenceTimer = setTimeout(loseStream, helloTimeout, "the stream says nothing; a proxy on the way may hold it back");
+    report("stream", 1, 0);
+  }
+
+  function closeStream() {
+    source?.close();
+    source = null;
+    greeted = false;
+    lastEventId = "";
+    retryAt = NaN;
+    clearTimeout(retryTimer);
+    clearTimeout(silenceTimer);
+    clearTimeout(steadyTimer);
+  }
+
+  /**
+   * Reconnecting is never left to the EventSource. It would come back without a cursor when the stream had brought no
+   * event with an id yet (hello has none), and miss what was published in between; and it comes back after a constant
+   * time, so a crowd that was cut off in one moment would return in one moment.
+   */
+  function loseStream(reason) {
+    const worked = greeted && failures === 0;
+    closeStream();
+    // Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+    const wait = Math.random() * Math.min(retry.max, retry.base * 2 ** failures);
+    failures += 1;
+    retryAt = performance.now() + wait;
+    retryTimer = setTimeout(openStream, wait);
+    // Most streams that end can be had again at once (a restart, a network change): not worth a round of polling.
+    if (worked) announce("connecting", reason);
+    else startPolling(reason);
+  }
+
+  function receive(event) {
+    if (event.currentTarget !== source) return;
+    if (event.type === "error") return loseStream(explain(source.readyState));
+    const size = frameSize(event, event.lastEventId !== lastEventId);
+    if (event.type === "hello") greet(parse(event.data));
+    else if (greeted) deliver(event);
+    report("stream", 0, size);
+  }
+
+  function explain(readyState) {
+    if (greeted) return "the stream ended";
+    // After an answer that is no event stream an EventSource gives up; after none at all it would try again.
+    return readyState === EventSource.CLOSED ? "the server refused the stream" : "the server could not be reached";
+  }
+
+  function greet(hello) {
+    if (openedAfter === null && cursor !== null) {
+      // A poll has given us a place in the log since this stream was asked for without one: between them lies a hole.
+      closeStream();
+      return openStream();
+    }
+    stopPolling();
+    greeted = true;
+    cursor ??= hello?.cursor ?? null;
+    silence = hello?.heartbeat > 0 ? hello.heartbeat * SILENCE * 1000 : Infinity;
+    steadyTimer = setTimeout(() => (failures = 0), STEADY);
+    watch();
+    announce("streaming", "events arrive as they happen");
+  }
+
+  function watch() {
+    clearTimeout(silenceTimer);
+    if (silence > LONGEST) return;
+    silenceTimer = setTimeout(loseStream, silence, `nothing arrived for ${Math.round(silence / 1000)} s`);
+  }
+
+  function deliver(event) {
+    watch();
+    const id = event.lastEventId;
+    // Events without an id (ticks, heartbeats) repeat that of the last event that had one.
+    if (id && id !== lastEventId) {
+      lastEventId = id;
+      // The replay begins where polling was when this stream was asked for, and polling has gone on since.
+      if (polled.has(id)) return forgetPolled(id);
+      polled.clear();
+      cursor = id;
+    }
+    if (event.type === "heartbeat") return;
+    if (event.type === "reset") {
+      // What polls have delivered meanwhile is ahead of the place that this stream starts from.
+      return lose(polled.size ? cursor : parse(event.data)?.cursor);
+    }
+    dispatch(event.type, event.data, id);
+  }
+
+  /** Both readers go through one log in one order, so what precedes a replayed event has been replayed as well. */
+  function forgetPolled(id) {
+    for (const earlier of polled) {
+      polled.delete(earlier);
+      if (earlier === id) return;
+    }
+  }
+
+  function lose(from) {
+    cursor = from ?? null;
+    feed.dispatchEvent(new CustomEvent("reset", { detail: { cursor } }));
+  }
+
+  function dispatch(type, data, id) {
+    feed.dispatchEvent(new MessageEvent(type, { data, lastEventId: id, origin: location.origin }));
+  }
+
+  // Polling
+
+  function startPolling(reason) {
+    announce("polling", reason);
+    if (pollTimer || state !== "polling") return;
+    pollTimer = setInterval(ask, interval);
+    ask();
+  }
+
+  function stopPolling() {
+    clearInterval(pollTimer);
+    pollTimer = undefined;
+    asking?.abort();
+    asking = null;
+    trouble = "";
+  }
+
+  async function ask() {
+    if (asking || performance.now() < notBefore) return;
+    const mine = (asking = new AbortController());
+    const timeout = setTimeout(() => mine.abort(), POLL_TIMEOUT);
+    const asked = performance.now();
+    let more = false;
+    report("poll", 1, 0);
+    try {
+      const response = await fetch(address(poll, "since"), { cache: "no-store", signal: mine.signal });
+      const body = await response.text();
+      if (asking !== mine) return;
+      report("poll", 0, answerSize(response, body), performance.now() - asked);
+      if (asking === mine) more = take(mine, response, parse(body));
+    } catch {
+      if (asking === mine) stumble(mine.signal.aborted ? "a poll took too long" : "the server could not be reached");
+    } finally {
+      clearTimeout(timeout);
+      if (asking === mine) asking = null;
+    }
+    if (more && pollTimer) ask();
+  }
+
+  /** @returns {boolean} whether there is more to be had at once */
+  function take(mine, response, answer) {
+    if (REFUSALS.has(response.status)) {
+      halt();
+      announce("denied", `${REFUSALS.get(response.status)} (${response.status})`);
+      return false;
+    }
+    if (!response.ok || !Array.isArray(answer?.events)) {
+      notBefore = performance.now() + retryAfter(response);
+      const said = answer?.error ? `: ${answer.error}` : "";
+      stumble(response.ok ? "a poll was answered with something else" : `a poll was answered ${response.status}${said}`);
+      return false;
+    }
+    if (trouble) {
+      trouble = "";
+      announce("polling", "polling works again");
+    }
+    if (answer.gap) lose(answer.cursor);
+    for (const { id, type, data } of answer.events) {
+      if (asking !== mine) return false; // a listener has ended the feed
+      if (source) polled.add(id);
+      cursor = id;
+      // It may come by stream next, to be recognised there; and unheard it would count as silence.
+      subscribe(type);
+      dispatch(type, data, id);
+    }
+    if (asking !== mine) return false;
+    cursor = answer.cursor;
+    // No ticks while polling: the time of the answer stands in for the one that a stream would have brought.
+    if (channels.includes("clock")) dispatch("message", answer.server_time, "");
+    return answer.more === true;
+  }
+
+  function stumble(reason) {
+    if (reason !== trouble) announce("polling", `${reason}; asking again`);
+    trouble = reason;
+  }
+
+  function address(base, cursorName) {
+    const url = new URL(base, location.href);
+    for (const channel of channels) url.searchParams.append("channel", channel);
+    if (cursor !== null) url.searchParams.set(cursorName, cursor);
+    return url.href;
+  }
+}
+
+function requireUrl(name, value, alternative = "") {
+  try {
+    if (typeof value === "string") return new URL(value, location.href);
+  } catch {}
+  throw new TypeError(`openFeed: ${name} must be a URL${alternative}, not ${value}`);
+}
+
+function requireMilliseconds(name, value) {
+  if (typeof value === "number" && value >= 1 && value <= LONGEST) return;
+  throw new TypeError(`openFeed: ${name} must be a number of milliseconds from 1 to ${LONGEST}, not ${value}`);
+}
+
+function parse(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}
+
+/** Milliseconds, RFC 9110 10.2.3: a number of seconds or a date. */
+function retryAfter(response) {
+  const value = response.headers.get("Retry-After") ?? "";
+  return Number(value) * 1000 || Date.parse(value) - Date.now() || 0;
+}
+
+const encoder = new TextEncoder();
+
+/** Bytes of an event on the wire. Only an event that changes the last event id has an id of its own. */
+function frameSize({ type, data, lastEventId }, hasId) {
+  const fields = data.split("\n").map((line) => `data: ${line}\n`);
+  if (type !== "message") fields.unshift(`event: ${type}\n`);
+  if (hasId) fields.unshift(`id: ${lastEventId}\n`);
+  return encoder.encode(fields.join("") + "\n").length;
+}
+
+/** Bytes of an answer to a poll, of which `Content-Length` also tells what compression has saved. */
+function answerSize(response, body) {
+  return headSize(response) + (Number(response.headers.get("Content-Length")) || encoder.encode(body).length);
+}
+
+/**
+ * Bytes of the head of a response, written as HTTP/1.1, as far as a script may see it. A feed cannot see that of its
+ * stream: to count it as well, ask for it with HEAD, which opens no stream.
+ *
+ * @param {Response} response
+ */
+export function headSize(response) {
+  let head = `HTTP/1.1 ${response.status} ${response.statusText}\r\n`;
+  for (const [name, value] of response.headers) head += `${name}: ${value}\r\n`;
+  return encoder.encode(`${head}\r\n`).length;
+}

@@ -1,0 +1,129 @@
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
+
+from tests.browser import chromium
+from tests.browser.broken import BLANK, Proxy, proxy
+from tests.live.servers import Server, serve
+
+ARGUMENTS = [
+    "--no-sandbox",  # which a container's root cannot have
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+# Keeps what a feed has told, for a test to look at.
+OPEN_FEED = """
+async ({ options, types }) => {
+  const { openFeed } = await import("/static/events/feed.js");
+  window.told = { events: [], states: [], reasons: [], resets: 0 };
+  window.feed = openFeed({ stream: "/events/", poll: "/events/poll/", ...options });
+  for (const type of types) {
+    feed.addEventListener(type, ({ data, lastEventId }) => told.events.push({ type, data, id: lastEventId }));
+  }
+  feed.addEventListener("reset", () => (told.resets += 1));
+  feed.addEventListener("state", ({ detail }) => {
+    told.states.push(detail.state);
+    told.reasons.push(detail.reason);
+  });
+}
+"""
+
+# So that a test need not wait long for what takes seconds in use.
+QUICK = {"interval": 100, "retry": {"base": 200, "max": 400}}
+
+
+# Playwright's synchronous API keeps an event loop running: for this package only, as other tests bring their own.
+@pytest.fixture(scope="package")
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as playwright:
+        yield playwright
+
+
+@pytest.fixture(scope="package")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    browser = playwright.chromium.launch(executable_path=chromium.find(), args=ARGUMENTS)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    context = browser.new_context()
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Page:
+    return context.new_page()
+
+
+@pytest.fixture(scope="package")
+def server(static_root: Path) -> Iterator[Server]:
+    with serve("uvicorn", static_root, HEARTBEAT=1) as server:
+        yield server
+
+
+@pytest.fixture
+def front(server: Server) -> Iterator[Proxy]:
+    """The proxy that a test can break."""
+    with proxy(server.port) as front:
+        yield front
+
+
+@dataclass
+class FeedPage:
+    """An empty page with one feed on it."""
+
+    page: Page
+
+    def open(self, *types: str, **options: Any) -> None:
+        self.page.evaluate(OPEN_FEED, {"options": QUICK | options, "types": types or ("message",)})
+
+    def wait_for_state(self, state: str) -> None:
+        self.page.wait_for_function("state => feed.state === state", arg=state)
+
+    def wait_for_reason(self, words: str) -> None:
+        self.page.wait_for_function("words => told.reasons.some((reason) => reason.includes(words))", arg=words)
+
+    def wait_for_events(self, count: int) -> None:
+        self.page.wait_for_function("count => told.events.length >= count", arg=count)
+
+    @property
+    def data(self) -> list[Any]:
+        """What was delivered, in order, without the clock's ticks."""
+        return [json.loads(event["data"]) for event in self.told["events"] if event["id"]]
+
+    @property
+    def told(self) -> Any:
+        return self.page.evaluate("told")
+
+    @property
+    def cursor(self) -> Any:
+        return self.page.evaluate("feed.cursor")
+
+
+@pytest.fixture
+def feed(page: Page, front: Proxy) -> FeedPage:
+    page.goto(front.url + BLANK)
+    return FeedPage(page)
+
+
+@contextmanager
+def complaints(page: Page) -> Iterator[list[str]]:
+    """What the browser's console would show in red, violations of the Content-Security-Policy among it."""
+    heard: list[str] = []
+    page.on("console", lambda message: heard.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    yield heard

@@ -1,0 +1,362 @@
+"""feed.js, in a real browser, against a real server behind a proxy that can break it."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Error, Page
+
+from tests.browser import broken
+from tests.browser.broken import Failure, Proxy, proxy
+from tests.browser.conftest import FeedPage
+from tests.live.servers import Server, serve
+
+
+def test_a_stream_is_preferred_and_asks_once(feed: FeedPage, front: Proxy) -> None:
+    feed.open()
+    feed.wait_for_events(2)
+    assert feed.told["states"] == ["connecting", "streaming"]
+    assert (front.asked(broken.STREAM), front.asked(broken.POLL)) == (1, 0)
+
+
+def test_a_feed_without_a_stream_polls_and_nothing_else(feed: FeedPage, front: Proxy) -> None:
+    feed.open(stream=None)
+    feed.wait_for_events(3)
+    assert feed.told["states"] == ["polling"]
+    assert front.asked(broken.STREAM) == 0
+
+
+def test_a_browser_without_event_streams_gets_the_same_events_by_polling(feed: FeedPage, server: Server) -> None:
+    feed.page.evaluate("delete window.EventSource")
+    feed.open(channels=["no-eventsource"])
+    feed.page.wait_for_function("feed.cursor !== null")
+    server.publish("no-eventsource", "hello")
+    feed.wait_for_events(1)
+    assert feed.data == ["hello"]
+    assert feed.told["states"] == ["polling"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (broken.refuses, "refused"),
+        (broken.is_a_web_page, "refused"),
+        (broken.says_nothing, "says nothing"),
+        (broken.holds_back, "says nothing"),
+        (broken.hangs_up, "could not be reached"),
+    ],
+)
+def test_a_stream_that_fails_from_the_start_is_replaced_by_polling_until_it_works(
+    feed: FeedPage, front: Proxy, failure: Failure, reason: str
+) -> None:
+    front.failures[broken.STREAM] = failure
+    feed.open(helloTimeout=500)
+    feed.wait_for_state("polling")
+    feed.wait_for_reason(reason)
+    feed.wait_for_events(2)
+    front.mend_stream()
+    feed.wait_for_state("streaming")
+    before = front.asked(broken.POLL)
+    feed.wait_for_events(len(feed.told["events"]) + 2)
+    assert front.asked(broken.POLL) == before, "polling goes on beside the stream"
+
+
+def test_a_stream_that_falls_silent_is_replaced(feed: FeedPage, front: Proxy) -> None:
+    front.failures[broken.STREAM] = broken.falls_silent
+    feed.open()
+    feed.wait_for_reason("nothing arrived for")
+    front.mend_stream()
+    feed.wait_for_state("streaming")
+
+
+def test_heartbeats_keep_a_stream_on_which_nothing_happens(feed: FeedPage, front: Proxy) -> None:
+    feed.open(channels=["quiet"])
+    feed.wait_for_state("streaming")
+    feed.page.evaluate(
+        """() => new Promise((resolve) => {
+          let heartbeats = 0;
+          feed.addEventListener("traffic", () => (heartbeats += 1) === 4 && resolve());
+        })"""
+    )  # three intervals of a second, and 2.5 of silence would have been the end
+    assert feed.told["states"] == ["connecting", "streaming"]
+
+
+def test_a_stream_that_ends_is_tried_once_more_before_polling(feed: FeedPage, front: Proxy) -> None:
+    feed.open()
+    feed.wait_for_state("streaming")
+    front.cut()
+    feed.page.wait_for_function("told.states.length >= 4")
+    assert feed.told["states"] == ["connecting", "streaming", "connecting", "streaming"]
+    assert front.asked(broken.POLL) == 0
+
+
+def test_a_stream_that_ends_again_and_again_is_not_asked_for_at_a_constant_pace(feed: FeedPage, front: Proxy) -> None:
+    feed.open(retry={"base": 1, "max": 60_000})
+    feed.wait_for_state("streaming")
+    front.cut()
+    feed.page.wait_for_function("told.states.join(' ').endsWith('streaming connecting streaming')")
+    front.cut()
+    feed.wait_for_state("polling")
+
+
+def test_what_happened_before_is_not_delivered(feed: FeedPage, server: Server) -> None:
+    server.publish("late", "before")
+    feed.open(channels=["late"])
+    feed.wait_for_state("streaming")
+    server.publish("late", "after")
+    feed.wait_for_events(1)
+    assert feed.data == ["after"]
+
+
+def test_events_are_delivered_by_their_type_also_to_listeners_that_come_later(
+    feed: FeedPage, front: Proxy, server: Server
+) -> None:
+    feed.open("first", channels=["typed"])
+    feed.wait_for_state("streaming")
+    feed.page.evaluate("feed.addEventListener('second', ({ data, lastEventId: id }) => told.events.push({ data, id }))")
+    server.publish("typed", 1, type="first")
+    server.publish("typed", 2, type="second")
+    feed.wait_for_events(2)
+    front.break_stream(broken.refuses)
+    feed.wait_for_state("polling")
+    front.mend_stream()
+    feed.wait_for_state("streaming")
+    server.publish("typed", 3, type="second")
+    feed.wait_for_events(3)
+    assert feed.data == [1, 2, 3]
+
+
+def test_events_published_while_nothing_works_arrive_afterwards(feed: FeedPage, front: Proxy, server: Server) -> None:
+    feed.open(channels=["outage"])
+    feed.wait_for_state("streaming")
+    front.failures[broken.POLL] = broken.is_out_of_order
+    front.break_stream(broken.hangs_up)
+    feed.wait_for_reason("a poll was answered 500")
+    for number in range(3):
+        server.publish("outage", number)
+    del front.failures[broken.POLL]
+    feed.wait_for_events(3)
+    front.mend_stream()
+    feed.wait_for_state("streaming")
+    server.publish("outage", 3)
+    feed.wait_for_events(4)
+    assert feed.data == [0, 1, 2, 3]
+
+
+@contextmanager
+def publishing(server: Server, channel: str) -> Iterator[list[int]]:
+    """Publishes a numbered series as fast as it can, until the block ends; yields what was published."""
+    numbers: list[int] = []
+    enough = threading.Event()
+
+    def publish() -> None:
+        while not enough.is_set():
+            server.publish(channel, len(numbers), type="odd" if len(numbers) % 2 else "message")
+            numbers.append(len(numbers))
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    try:
+        yield numbers
+    finally:
+        enough.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("failure", [broken.refuses, broken.hangs_up, broken.says_nothing])
+def test_a_published_event_arrives_once_across_a_change_of_transport(
+    feed: FeedPage, front: Proxy, server: Server, failure: Failure
+) -> None:
+    channel = f"series-{failure.__name__}"
+    feed.open("message", "odd", channels=["clock", channel], helloTimeout=300, interval=20)
+    feed.wait_for_state("streaming")
+    with publishing(server, channel) as published:
+        for _ in range(6):
+            front.break_stream(failure)
+            feed.wait_for_state("polling")
+            feed.wait_for_events(len(feed.told["events"]) + 5)
+            front.mend_stream()
+            feed.wait_for_state("streaming")
+            feed.wait_for_events(len(feed.told["events"]) + 5)
+    feed.page.wait_for_function("last => told.events.some(({ data }) => data === last)", arg=str(published[-1]))
+    assert feed.told["states"].count("streaming") == 7
+    assert numbers(feed) == published
+    assert feed.told["resets"] == 0
+
+
+def numbers(feed: FeedPage) -> list[int]:
+    return [int(event["data"]) for event in feed.told["events"] if event["data"].isdigit()]
+
+
+def test_a_stream_that_was_asked_for_before_a_poll_found_its_place_leaves_no_hole(
+    feed: FeedPage, front: Proxy, server: Server
+) -> None:
+    asked, released = threading.Event(), threading.Event()
+
+    def is_slow(exchange: broken.Exchange) -> None:
+        asked.set()
+        released.wait(30)
+        exchange.pass_on()
+
+    front.failures |= {broken.STREAM: broken.refuses, broken.POLL: broken.is_out_of_order}
+    feed.open(channels=["hole"])
+    feed.wait_for_reason("500")
+    front.failures[broken.STREAM] = is_slow
+    assert asked.wait(30)
+    del front.failures[broken.POLL]
+    feed.page.wait_for_function("feed.cursor !== null")
+    front.failures[broken.POLL] = broken.is_out_of_order
+    feed.page.evaluate("feed.interval = 60_000")
+    server.publish("hole", "in between")
+    released.set()
+    feed.wait_for_state("streaming")
+    feed.wait_for_events(1)
+    assert feed.data == ["in between"]
+
+
+def test_an_event_of_a_type_that_nobody_listens_to_neither_repeats_nor_hides_others(
+    feed: FeedPage, front: Proxy, server: Server
+) -> None:
+    front.failures[broken.STREAM] = broken.refuses
+    feed.open(channels=["clock", "unheard"], interval=20)
+    feed.wait_for_state("polling")
+    feed.page.wait_for_function("feed.cursor !== null")
+    for number in range(20):
+        server.publish("unheard", number, type="ignored" if number % 2 else "message")
+        if number == 10:
+            front.mend_stream()
+    feed.wait_for_state("streaming")
+    server.publish("unheard", 20)
+    feed.page.wait_for_function("told.events.some(({ data }) => data === '20')")
+    assert numbers(feed) == list(range(0, 21, 2))
+
+
+@pytest.mark.parametrize("works_again", [broken.STREAM, broken.POLL])
+def test_a_gap_is_told(page: Page, static_root: Path, works_again: str) -> None:
+    with serve("uvicorn", static_root, HISTORY=3, HEARTBEAT=1) as server, proxy(server.port) as front:
+        page.goto(front.url + broken.BLANK)
+        feed = FeedPage(page)
+        feed.open(channels=["gap"])
+        feed.wait_for_state("streaming")
+        server.publish("gap", "seen")
+        feed.wait_for_events(1)
+        front.failures[broken.POLL] = broken.is_out_of_order
+        front.break_stream(broken.refuses)
+        feed.wait_for_reason("500")
+        for number in range(5):
+            server.publish("gap", number)
+        del front.failures[works_again]
+        page.wait_for_function("told.resets > 0")
+        server.publish("gap", "after")
+        feed.wait_for_events(2)
+        assert feed.data == ["seen", "after"]
+        assert feed.told["resets"] == 1
+        page.close()
+
+
+def test_coming_back_online_is_a_reason_to_try_the_stream_at_once(feed: FeedPage, front: Proxy) -> None:
+    front.failures[broken.STREAM] = broken.refuses
+    feed.open(retry={"base": 86_400_000, "max": 86_400_000})
+    feed.wait_for_state("polling")
+    front.mend_stream()
+    feed.page.context.set_offline(True)
+    feed.wait_for_reason("could not be reached")
+    feed.page.context.set_offline(False)
+    feed.wait_for_state("streaming")
+
+
+@pytest.mark.parametrize("failure", [broken.asks_who_is_there, broken.forbids, broken.is_missing])
+def test_a_refusal_for_good_is_final_and_told(feed: FeedPage, front: Proxy, failure: Failure) -> None:
+    front.failures |= {broken.STREAM: failure, broken.POLL: failure}
+    feed.open()
+    feed.wait_for_state("denied")
+    asked = len(front.requests)
+    feed.page.evaluate("new Promise((resolve) => setTimeout(resolve, 3 * feed.interval))")
+    assert len(front.requests) == asked
+    assert "(40" in feed.told["reasons"][-1]
+
+
+def test_a_feed_that_was_denied_can_be_revived(feed: FeedPage, front: Proxy) -> None:
+    front.failures |= {broken.STREAM: broken.forbids, broken.POLL: broken.forbids}
+    feed.open()
+    feed.wait_for_state("denied")
+    front.failures.clear()
+    feed.page.evaluate("feed.reconnect()")
+    feed.wait_for_state("streaming")
+
+
+def test_retry_after_is_respected(feed: FeedPage, front: Proxy) -> None:
+    front.failures[broken.POLL] = broken.is_asked_too_often
+    feed.open(stream=None)
+    feed.wait_for_reason("429: Slower, please.")
+    feed.page.evaluate("new Promise((resolve) => setTimeout(resolve, 3 * feed.interval))")
+    assert front.asked(broken.POLL) == 1
+
+
+def test_a_closed_feed_asks_for_nothing_more(feed: FeedPage, front: Proxy) -> None:
+    feed.open()
+    feed.wait_for_state("streaming")
+    feed.page.evaluate("feed.close(); feed.reconnect()")
+    asked = len(front.requests)
+    feed.page.evaluate("new Promise((resolve) => setTimeout(resolve, 3 * feed.interval))")
+    assert feed.told["states"] == ["connecting", "streaming", "closed"]
+    assert len(front.requests) == asked
+
+
+def test_the_interval_can_be_changed_while_polling(feed: FeedPage) -> None:
+    feed.open(stream=None, interval=3_600_000)
+    feed.wait_for_events(1)
+    feed.page.evaluate("feed.interval = 20")
+    feed.wait_for_events(4)
+
+
+AWKWARD = "data: no field\r\nid: 7\rretry: 1\n\n: no comment\n</script><!-- 🜂👩‍🚀 \u2028\0\ufeff" * 670
+
+
+@pytest.mark.parametrize("stream", ["/events/", None])
+def test_awkward_data_arrives_unchanged(feed: FeedPage, server: Server, stream: str | None) -> None:
+    assert 60_000 < len(json.dumps(AWKWARD, ensure_ascii=False).encode()) <= 65_536
+    feed.open(channels=["awkward"], stream=stream)
+    feed.page.wait_for_function("feed.cursor !== null")
+    server.publish("awkward", AWKWARD)
+    feed.wait_for_events(1)
+    assert feed.data == [AWKWARD]
+
+
+def test_the_traffic_of_a_poll_is_what_was_asked_and_received(feed: FeedPage, front: Proxy) -> None:
+    feed.open(stream=None, interval=3_600_000)
+    feed.wait_for_events(1)
+    feed.page.evaluate(
+        """() => {
+          window.traffic = { requests: 0, bytes: 0 };
+          feed.addEventListener("traffic", ({ detail }) => {
+            traffic.requests += detail.requests;
+            traffic.bytes += detail.bytes;
+          });
+          feed.reconnect();
+        }"""
+    )
+    feed.page.wait_for_function("traffic.bytes > 0")
+    assert feed.page.evaluate("traffic.requests") == 1
+    assert feed.page.evaluate("traffic.bytes") > 100
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chanels": ["a"]}, "there is no option chanels"),
+        ({"channels": []}, "channels must be a list"),
+        ({"channels": "clock"}, "channels must be a list"),
+        ({"interval": 0}, "interval must be a number of milliseconds"),
+        ({"interval": "5 s"}, "interval must be a number of milliseconds"),
+        ({"poll": None}, "poll must be a URL"),
+        ({"stream": "http://"}, "stream must be a URL or null"),
+        ({"retry": {"base": 1}}, "retry.max must be a number"),
+    ],
+)
+def test_an_option_that_is_not_accepted_says_what_is(feed: FeedPage, options: dict[str, object], message: str) -> None:
+    with pytest.raises(Error, match=message):
+        feed.open(**options)
