@@ -3,12 +3,11 @@
 import asyncio
 import gc
 import json
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
-from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest
 from django.test import AsyncRequestFactory, RequestFactory
 from pytest_django.fixtures import Settings
@@ -25,42 +24,46 @@ class Reader:
     def __init__(self, request: HttpRequest, *channels: str, last_event_id: str = "") -> None:
         self.response = EventStreamResponse(request, channels, last_event_id)
         self._decoder = Decoder()
-        self._events = self._read(isinstance(request, ASGIRequest))
+        self._events: list[Event] = []
+        self._runner = asyncio.Runner()
+        self._pieces = aiter(self.response) if self.response.is_async else iter(self.response)
 
-    def _read(self, is_async: bool) -> Iterator[Event]:
-        if not is_async:
-            for piece in self.response:
-                yield from self._decoder.feed(piece)
-            return
-        with asyncio.Runner() as runner:
-            pieces = aiter(self.response)
+    def piece(self) -> bytes:
+        if not isinstance(self._pieces, AsyncIterator):
+            return next(self._pieces)
 
-            async def next_piece() -> bytes:
-                return bytes(await anext(pieces))
+        async def next_piece(pieces: AsyncIterator[bytes]) -> bytes:
+            return await anext(pieces)
 
-            while True:
-                yield from self._decoder.feed(runner.run(next_piece()))
+        return self._runner.run(next_piece(self._pieces))
 
     def next(self) -> Event:
-        return next(self._events)
+        while not self._events:
+            self._events.extend(self._decoder.feed(self.piece()))
+        return self._events.pop(0)
 
     def control(self, type: str) -> Any:
         event = self.next()
         assert (event.type, event.id) == (type, self._decoder.last_event_id or None)
         return json.loads(event.data)
 
-
-async def first_piece(response: EventStreamResponse) -> bytes:
-    return bytes(await anext(aiter(response)))
+    def close(self) -> None:
+        self.response.close()
+        self._runner.close()
 
 
 Open = Callable[..., Reader]
 
 
 @pytest.fixture(params=["threads", "coroutines"])
-def open_stream(request: pytest.FixtureRequest) -> Open:
+def open_stream(request: pytest.FixtureRequest) -> Iterator[Open]:
     factory = RequestFactory() if request.param == "threads" else AsyncRequestFactory()
-    return lambda *channels, **options: Reader(factory.get("/"), *channels, **options)
+    with ExitStack() as readers:
+
+        def open_reader(*channels: str, **options: Any) -> Reader:
+            return readers.enter_context(closing(Reader(factory.get("/"), *channels, **options)))
+
+        yield open_reader
 
 
 def head() -> str:
@@ -74,11 +77,8 @@ def test_hello_comes_first_and_says_where_the_stream_begins(open_stream: Open) -
 
 
 def test_the_first_bytes_are_those_of_the_contract(open_stream: Open) -> None:
-    first = get_hub().log.head
-    response = open_stream("a").response
-    piece = asyncio.run(first_piece(response)) if response.is_async else next(iter(response))
-    assert piece.decode() == (
-        f'retry: 2000\nevent: hello\ndata: {{"cursor": "{first}", "heartbeat": 15.0, "resumed": 0}}\n\n'
+    assert open_stream("a").piece().decode() == (
+        f'retry: 2000\nevent: hello\ndata: {{"cursor": "{head()}", "heartbeat": 15.0, "resumed": 0}}\n\n'
     )
 
 
@@ -105,18 +105,8 @@ def test_a_long_replay_goes_out_in_pieces(open_stream: Open) -> None:
     cursor = publish("a", 0)
     for _ in range(20):
         publish("a", "x" * 30_000)
-    response = open_stream("a", last_event_id=cursor).response
-    if response.is_async:
-
-        async def pieces() -> list[int]:
-            stream = aiter(response)
-            return [len(await anext(stream)) for _ in range(5)]
-
-        sizes = asyncio.run(pieces())
-    else:
-        stream = iter(response)
-        sizes = [len(next(stream)) for _ in range(5)]
-    assert max(sizes) < 100_000
+    stream = open_stream("a", last_event_id=cursor)
+    assert max(len(stream.piece()) for _ in range(5)) < 100_000
 
 
 @pytest.mark.parametrize("cursor", ["1-0", "nonsense", "99999999999999-1", "1-2-3", "\U0001f389"])
@@ -165,10 +155,11 @@ def test_a_closed_response_gives_its_place_up(open_stream: Open) -> None:
     assert get_hub().streams == 0
 
 
-def test_a_response_that_nobody_ever_read_gives_its_place_up(open_stream: Open) -> None:
-    stream = open_stream("a")
+@pytest.mark.parametrize("factory", [RequestFactory(), AsyncRequestFactory()])
+def test_a_response_that_nobody_ever_read_gives_its_place_up(factory: RequestFactory) -> None:
+    response = EventStreamResponse(factory.get("/"), ["a"])
     assert get_hub().streams == 1
-    del stream
+    del response
     gc.collect()
     assert get_hub().streams == 0
 
