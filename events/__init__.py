@@ -9,7 +9,7 @@ next asks. An event travels publishing.py -> brokers/ -> hub.py -> log.py, and f
 the poll in views.py.
 """
 
-from events.publishing import publish
+from events.publishing import apublish, publish
 from events.wire import Event
 
-__all__ = ["Event", "publish"]
+__all__ = ["Event", "apublish", "publish"]

@@ -18,10 +18,13 @@ def _number(default: float, low: float, high: float) -> Any:
 class Config:
     """`settings.EVENTS`, checked. Every key has a default, its range, and the reason beside it."""
 
-    BROKER: str = "memory:"  # needs no service; sees the events of its own process only
+    # Needs no service, and every process on the database sees every event; others are for tests or many machines.
+    BROKER: str = "db:"
 
     # Events kept: ten minutes of absence at 16 events a second.
     HISTORY: int = _number(10_000, 1, 10_000_000)
+    # Seconds an event is kept where it outlives its process: who was away for a day starts afresh anyway.
+    HISTORY_SECONDS: float = _number(86_400.0, 1, 31_536_000)
     # Seconds of silence: well under the 60 s idle limit of nginx and AWS load balancers.
     HEARTBEAT: float = _number(15.0, 0.1, 3_600)
     # Milliseconds until a browser reconnects: soon, and yet not while a server restarts.
@@ -36,6 +39,8 @@ class Config:
     MAX_POLL_EVENTS: int = _number(1_000, 1, 100_000)
     # Of an event's data as JSON in UTF-8: an update, not a file.
     MAX_EVENT_BYTES: int = _number(65_536, 1, 16_777_216)
+    # What a program sends to publish over HTTP, as `Authorization: Bearer`; empty: no program may.
+    PUBLISH_TOKEN: str = ""
 
     def __post_init__(self) -> None:
         for key in fields(self):

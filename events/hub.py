@@ -1,16 +1,22 @@
 """The hub, one per process: takes events from the broker into the log and wakes whoever waits for them."""
 
 import asyncio
+import math
 import os
 import threading
+import time
 from collections import defaultdict, deque
 from collections.abc import Collection, Sequence
 
-from events.brokers import Broker, open_broker
+from events.brokers import Broker, Reader, Unavailable, open_broker
 from events.conf import get_config
 from events.log import Cursor, EventLog
 from events.sources import Sources
 from events.wire import Event
+
+_BACKLOG = 1_000  # events that a new process reads at once, so that those who reconnect to it need not, one by one
+_PAGE = 500  # events that a reader further behind than the log gets from the broker at once
+_STARTS_APART = 1.0  # seconds in which a hub that could not start is not tried again: each try may hold a thread
 
 
 class Full(Exception):
@@ -29,6 +35,7 @@ class Subscription:
         self.channels = frozenset(channels)
         self.cursor = cursor
         self._hub = hub
+        self._log = hub.log
         self._seen = seen  # the number of the last ephemeral event read
         self._enlisted = False
         self._awake = threading.Event()
@@ -38,12 +45,20 @@ class Subscription:
         """What happened since the last read. Raises Gap, once, when the log has already forgotten some of it."""
         hub = self._hub
         with hub.lock:
-            after, self.cursor = self.cursor, hub.log.head
-            seen, self._seen = self._seen, hub.shown
-            events = hub.log.since(after, self.channels) if after != hub.log.head else []
+            log, self._log = self._log, hub.log
+            after, seen, self._seen = self.cursor, self._seen, hub.shown
+            # Ahead of this log is not behind it: the reader was there in a process that is faster than this one.
+            ahead = after >= hub.log.head and log is hub.log
+            self.cursor = after if ahead else hub.log.head
+            events = [] if ahead else hub.log.since(after, self.channels)
             if seen != hub.shown:
                 events += [event for n, event in hub.latest.values() if n > seen and event.channel in self.channels]
         return events
+
+    def resume(self, cursor: Cursor) -> list[Event]:
+        """Move to this place, and read from there. Raises Gap; Unavailable when the broker knows, but cannot say."""
+        missed, self.cursor = self._hub.fetch(cursor, self.channels)
+        return missed + self.read()
 
     def wait(self, timeout: float) -> bool:
         """Block this thread until there may be something to read (True), or for `timeout` seconds (False)."""
@@ -146,8 +161,12 @@ class Hub:
         self._open: set[Subscription] = set()
         self._left: deque[Subscription] = deque()  # they have closed, and are yet to be removed
         self._sources = Sources(self.show)
+        self._history = history
         with self.lock:  # what the broker delivers meanwhile waits for the log that it goes into
-            self.log = EventLog(history, broker.follow(self.deliver))
+            place, backlog = broker.follow(Reader(self.deliver, self.restart), min(history, _BACKLOG))
+            self.log = EventLog(history, place)
+            for event in backlog:
+                self.log.append(event)
 
     @property
     def streams(self) -> int:
@@ -164,6 +183,12 @@ class Hub:
                 self.log.append(event)
             self._wake({event.channel for event in events})
 
+    def restart(self, cursor: Cursor) -> None:
+        """Begin a new log after this cursor: the broker has lost what came before. Whoever read it meets a gap."""
+        with self.lock:
+            self.log = EventLog(self._history, cursor)
+            self._wake({channel for subscription in self._open for channel in subscription.channels})
+
     def show(self, event: Event) -> None:
         """Show an ephemeral event to whoever is here now. A reader that is slow sees the next one instead."""
         with self.lock:
@@ -173,12 +198,36 @@ class Hub:
             self._wake({event.channel})
 
     def since(self, cursor: Cursor, channels: Collection[str], limit: int) -> tuple[list[Event], Cursor]:
-        """Up to `limit` events after the cursor, and the cursor after them. Raises Gap."""
+        """Up to `limit` events after the cursor, and the cursor after them. Raises Gap, and Unavailable."""
+        events, cursor = self.fetch(cursor, channels, limit)
         with self.lock:
-            events = self.log.since(cursor, channels)
-            if len(events) <= limit:
-                return events, self.log.head
-        return events[:limit], Cursor.parse(events[limit - 1].id or "")
+            if self.log.floor <= cursor < self.log.head:
+                events += self.log.since(cursor, channels)
+                cursor = self.log.head
+        if len(events) > limit:
+            cursor = Cursor.parse(events[limit - 1].id or "")
+        return events[:limit], cursor
+
+    def fetch(self, cursor: Cursor, channels: Collection[str], limit: float = math.inf) -> tuple[list[Event], Cursor]:
+        """What the broker must be asked for: the events between the cursor and this process's log.
+
+        Returns them and the cursor where the log goes on. There is nothing to ask when the log reaches back to the
+        cursor. A cursor ahead of the log comes from a process that is faster than this one. The events are enough
+        for `limit`, or more. Raises Gap, and Unavailable.
+        """
+        events: list[Event] = []
+        while len(events) < limit and not self._holds(cursor):
+            page = self.broker.after(cursor, _PAGE)
+            events += [event for event in page if event.channel in channels]
+            if page:
+                cursor = Cursor.parse(page[-1].id or "")
+            if len(page) < _PAGE:
+                break
+        return events, cursor
+
+    def _holds(self, cursor: Cursor) -> bool:
+        with self.lock:
+            return self.log.floor <= cursor <= self.log.head
 
     def subscribe(self, channels: Collection[str], limit: int) -> Subscription:
         """A place at the log's head. Raises Full when `limit` of them are open in this process."""
@@ -229,34 +278,56 @@ class Hub:
             wakers.wake(channels)
 
 
+_broker: Broker | None = None
 _hub: Hub | None = None
-_starting = threading.Lock()
+_failure = (-math.inf, "")  # when starting failed, by the monotonic clock, and why
+_starting = threading.RLock()
+
+
+def get_broker() -> Broker:
+    """This process's broker, opened on first use: all that publishing needs. A forked child gets its own."""
+    global _broker
+    if not _broker:
+        with _starting:
+            if not _broker:
+                config = get_config()
+                _broker = open_broker(config.BROKER, config.HISTORY, config.HISTORY_SECONDS)
+    return _broker
 
 
 def get_hub() -> Hub:
-    """This process's hub, started on first use. A forked child gets its own."""
-    global _hub
+    """This process's hub, started on first use. A forked child gets its own.
+
+    Raises Unavailable while the broker cannot be reached; a later use tries again.
+    """
+    global _hub, _failure
     if not _hub:
         with _starting:
             if not _hub:
-                config = get_config()
-                _hub = Hub(open_broker(config.BROKER, config.HISTORY), config.HISTORY)
+                failed, failure = _failure
+                if time.monotonic() < failed + _STARTS_APART:
+                    raise Unavailable(failure)
+                try:
+                    _hub = Hub(get_broker(), get_config().HISTORY)
+                except Unavailable as error:
+                    _failure = (time.monotonic(), str(error))
+                    raise
     return _hub
 
 
 def close_hub() -> None:
-    """Close this process's hub; the next use starts another."""
-    global _hub
+    """Close this process's hub and broker; the next use starts others."""
+    global _hub, _broker, _failure
     with _starting:
-        if _hub:
-            _hub.close()
-        _hub = None
+        if closing := _hub or _broker:
+            closing.close()
+        _hub, _broker, _failure = None, None, (-math.inf, "")
 
 
 def _forget() -> None:
     # The parent's threads and connections are not here; its locks may be, held for ever.
-    global _hub, _starting
-    _hub, _starting = None, threading.Lock()
+    global _hub, _broker, _starting
+    _hub, _broker, _starting = None, None, threading.RLock()
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -5,10 +5,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.core.serializers.json import DjangoJSONEncoder
+from django.db import connections
 
 from events.conf import get_config
-from events.hub import get_hub
+from events.hub import get_broker
 from events.wire import Event
 
 _CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
@@ -26,14 +28,28 @@ class TooLarge(InvalidEvent):
     """The event's data is longer than EVENTS["MAX_EVENT_BYTES"]."""
 
 
-def publish(channel: str, data: Any, type: str = "message") -> str:
-    """Publish one event to everyone who reads the channel, and return its id.
+def publish(channel: str, data: Any, type: str = "message") -> str | None:
+    """Publish one event to everyone who reads the channel, in any process, and return its id.
 
     `data` is anything that Django's JSON encoder takes (dates, Decimals and UUIDs too); clients receive it as JSON.
     `type` is the event's name in the browser: `feed.addEventListener(type, ...)`.
-    Raises InvalidEvent for a channel, type or data that is not accepted.
+    Inside `transaction.atomic()` the event becomes visible when the transaction commits, and never if it does not;
+    it has no id before that, and None is returned.
+    Raises InvalidEvent for a channel, type or data that is not accepted, and events.brokers.Unavailable when the
+    broker cannot be reached. If that happens after the broker was told, the event may have been published all the
+    same.
     """
-    return get_hub().broker.append([new_event(channel, data, type)])[0]
+    event = new_event(channel, data, type)
+    broker = get_broker()
+    if connections[broker.database].in_atomic_block:
+        broker.append_on_commit([event])
+        return None
+    return broker.append([event])[0]
+
+
+async def apublish(channel: str, data: Any, type: str = "message") -> str | None:
+    """As `publish`, for async code."""
+    return await sync_to_async(publish)(channel, data, type)
 
 
 def new_event(channel: str, data: Any, type: str = "message") -> Event:

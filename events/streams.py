@@ -66,10 +66,10 @@ class _Stream:
         cursor, missed, reset = str(subscription.cursor), [], b""
         if last_event_id:
             try:
-                subscription.cursor = Cursor.parse(last_event_id)
-                missed = subscription.read()
+                missed = subscription.resume(Cursor.parse(last_event_id))
                 cursor = last_event_id
             except Gap:
+                cursor = str(subscription.cursor)
                 reset = control("reset", cursor=cursor)
         hello = control("hello", cursor=cursor, heartbeat=config.HEARTBEAT, resumed=len(missed))
         self._greeting = [encode_retry(config.RETRY) + hello + reset, *_batches(missed)]

@@ -4,7 +4,8 @@ DJANGO_DEBUG           1 for development; anything else, or nothing, is producti
 DJANGO_SECRET_KEY      required unless debugging
 DJANGO_ALLOWED_HOSTS   comma-separated; required in practice unless debugging
 DATABASE_URL           default: SQLite beside manage.py
-EVENTS_BROKER          where events are kept, see events/conf.py
+EVENTS_BROKER          where events are kept, see events/brokers; default: db:, the database above
+EVENTS_PUBLISH_TOKEN   what a program sends to publish over HTTP; without it only staff can
 """
 
 import os
@@ -27,6 +28,11 @@ if not SECRET_KEY:
 ALLOWED_HOSTS = [host.strip() for host in os.environ.get("DJANGO_ALLOWED_HOSTS", "").split(",") if host.strip()]
 
 INSTALLED_APPS = [
+    "django.contrib.admin",  # where staff log in, who may then publish
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.sessions",
     "django.contrib.staticfiles",
     "events",
     "sse_demo",
@@ -34,8 +40,11 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 
@@ -48,11 +57,24 @@ TEMPLATES = [
         "BACKEND": "django.template.backends.django.DjangoTemplates",
         "DIRS": [BASE_DIR / "templates"],
         "APP_DIRS": True,
-        "OPTIONS": {"context_processors": ["django.template.context_processors.request"]},
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
     }
 ]
 
 DATABASES = {"default": dj_database_url.config(default=f"sqlite:///{BASE_DIR / 'db.sqlite3'}")}
+SQLITE_OPTIONS = {
+    "init_command": "PRAGMA journal_mode=WAL",  # who reads and who writes do not wait for each other
+    "transaction_mode": "IMMEDIATE",  # who writes waits at the start, where waiting is possible
+    "timeout": 20,  # seconds that a writer waits for the others
+}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    DATABASES["default"]["OPTIONS"] = SQLITE_OPTIONS
 
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
@@ -71,4 +93,7 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-EVENTS = {"BROKER": os.environ.get("EVENTS_BROKER", "memory:")}
+EVENTS = {
+    "BROKER": os.environ.get("EVENTS_BROKER", "db:"),
+    "PUBLISH_TOKEN": os.environ.get("EVENTS_PUBLISH_TOKEN", ""),
+}

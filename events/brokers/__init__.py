@@ -1,6 +1,7 @@
 """Where the log of events lives. A broker is chosen by a URL: see `open_broker`."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from django.core.exceptions import ImproperlyConfigured
@@ -8,22 +9,51 @@ from django.core.exceptions import ImproperlyConfigured
 from events.log import Cursor
 from events.wire import Event
 
-Deliver = Callable[[Sequence[Event]], None]
+
+class Unavailable(Exception):
+    """The log cannot be reached now. The text is for operators: it may name hosts and databases."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What a broker calls while it follows the log, from one thread at a time."""
+
+    deliver: Callable[[Sequence[Event]], None]
+    """Takes the next events, in order, each once."""
+
+    restart: Callable[[Cursor], None]
+    """Takes the place after which delivery goes on, when events in between are lost: the history was trimmed or
+    replaced while nobody could look."""
 
 
 class Broker(Protocol):
-    """Puts events into one total order, keeps the newest of them, and tells every process about them."""
+    """Puts events into one total order, keeps the newest of them, and tells every process about them.
+
+    Ids increase in the order in which the events become visible: whoever has read one never finds an earlier one
+    later. Every method may be called from any thread, and raises Unavailable when the log cannot be reached.
+    """
+
+    database: str
+    """The alias of the database whose transactions `append_on_commit` speaks of."""
 
     def append(self, events: Sequence[Event]) -> list[str]:
         """Take events that have no id yet, in this order; returns their ids."""
+        ...
+
+    def append_on_commit(self, events: Sequence[Event]) -> None:
+        """Take events that become visible when the transaction around the call commits, and never if it does not."""
         ...
 
     def after(self, cursor: Cursor, limit: int) -> list[Event]:
         """Up to `limit` events after the cursor, oldest first. Raises Gap when some of them are no longer kept."""
         ...
 
-    def follow(self, deliver: Deliver) -> Cursor:
-        """From now on call `deliver` with events as they come, in order, each once. Returns the place before them."""
+    def follow(self, reader: Reader, backlog: int) -> tuple[Cursor, list[Event]]:
+        """A place in the log, and all events after it: the newest, up to `backlog`. The reader gets what follows.
+
+        Once begun it does not end: when the log cannot be reached it tries again, ever more slowly, and goes on
+        where it was.
+        """
         ...
 
     def close(self) -> None:
@@ -31,13 +61,27 @@ class Broker(Protocol):
         ...
 
 
-def open_broker(url: str, history: int) -> Broker:
-    """The broker for a URL, keeping `history` events. Raises ImproperlyConfigured for a URL that none of them takes."""
-    scheme = url.partition(":")[0]
+def open_broker(url: str, history: int, history_seconds: float) -> Broker:
+    """The broker for a URL, keeping `history` events, and none for longer than `history_seconds`.
+
+    Raises ImproperlyConfigured for a URL that none of them takes.
+    """
+    scheme, _, rest = url.partition(":")
     match scheme:
-        case "memory":
+        case "memory" if not rest:
             from events.brokers.memory import MemoryBroker
 
             return MemoryBroker(history)
+        case "db":
+            from events.brokers.database import DatabaseBroker
+
+            return DatabaseBroker(rest or "default", history, history_seconds)
+        case "redis" | "rediss" | "unix":
+            from events.brokers.redis import RedisBroker
+
+            return RedisBroker(url, history, history_seconds)
         case _:
-            raise ImproperlyConfigured(f"EVENTS['BROKER'] takes 'memory:', not {url!r}.")
+            raise ImproperlyConfigured(
+                "EVENTS['BROKER'] takes 'memory:', 'db:', 'db:alias', 'redis://…', 'rediss://…' or 'unix://…', "
+                f"not {url!r}."
+            )

@@ -10,4 +10,4 @@ from sse_demo.settings import EVENTS
 ROOT_URLCONF = "tests.live.urls"
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 STATIC_ROOT = Path(os.environ["TEST_STATIC_ROOT"])
-EVENTS = EVENTS | json.loads(os.environ.get("TEST_EVENTS", "{}"))
+EVENTS = EVENTS | {"BROKER": "memory:"} | json.loads(os.environ.get("TEST_EVENTS", "{}"))

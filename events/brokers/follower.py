@@ -1,0 +1,108 @@
+"""The thread in which a broker follows its log."""
+
+import logging
+import random
+import selectors
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+
+from events.brokers import Unavailable
+
+logger = logging.getLogger("events")
+
+_PATIENCE = 5.0  # seconds; someone waits for the answer to a request
+_FIRST_PAUSE = 0.1  # seconds; a server that was only restarted is back soon
+_LONGEST_PAUSE = 5.0  # seconds; nobody waits much longer than the outage itself
+
+
+class Follower:
+    """Runs `follow(self)` in a thread of its own, again and again until closed.
+
+    `follow` connects, calls `began`, reads for ever, and returns when `closing` is set; it raises Unavailable when
+    the log cannot be reached, and is run again after a pause: random, so that many processes do not come back at
+    the same moment, and on average twice as long each time.
+    """
+
+    def __init__(self, follow: Callable[["Follower"], None], interrupt: Callable[[], None] = lambda: None) -> None:
+        self._follow = follow
+        self._interrupt = interrupt  # ends what `follow` waits for, if that is not `wait`
+        self._begun: Future[None] = Future()
+        self._failures = 0
+        self._closing = threading.Event()
+        self._alarm, self._bell = socket.socketpair()
+        self._alarm.setblocking(False)
+        self._bell.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._alarm, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run, name="events-follower", daemon=True)
+
+    def begin(self) -> None:
+        """Start the thread; returns once it follows. Raises Unavailable when the log cannot be reached."""
+        self._thread.start()
+        try:
+            self._begun.result(_PATIENCE)
+        except TimeoutError:
+            self._closing.set()  # it ends by itself, whenever its connection does
+            raise Unavailable(f"No answer within {_PATIENCE:g} seconds.") from None
+        except Unavailable:
+            self.close()
+            raise
+
+    def began(self) -> None:
+        """For `follow` to say that the log was reached."""
+        self._failures = 0
+        if not self._begun.done():
+            self._begun.set_result(None)
+
+    @property
+    def closing(self) -> bool:
+        return self._closing.is_set()
+
+    def wait(self, timeout: float, connection: int | None = None) -> None:
+        """For `follow`: sleep for `timeout` seconds, or until `poke`, or until this file descriptor has news."""
+        if connection is not None:
+            self._selector.register(connection, selectors.EVENT_READ)
+        try:
+            self._selector.select(timeout)
+        finally:
+            if connection is not None:
+                self._selector.unregister(connection)
+        with suppress(BlockingIOError):
+            while self._alarm.recv(1024):
+                pass
+
+    def poke(self) -> None:
+        """Wake the thread: there is news."""
+        with suppress(OSError):  # it is awake already, or closed
+            self._bell.send(b"!")
+
+    def close(self) -> None:
+        """End the thread. Returns when it has ended."""
+        self._closing.set()
+        while self._thread.is_alive():  # it may have been just about to wait
+            self.poke()
+            self._interrupt()
+            self._thread.join(0.1)
+        self._selector.close()
+        self._alarm.close()
+        self._bell.close()
+
+    def _run(self) -> None:
+        while not self.closing:
+            try:
+                self._follow(self)
+            except Exception as error:  # a process whose follower has died would be silent for ever
+                if self._closing.is_set():
+                    return
+                if not self._begun.done():
+                    self._begun.set_exception(
+                        error if isinstance(error, Unavailable) else Unavailable(f"{type(error).__name__}: {error}")
+                    )
+                    return
+                expected = isinstance(error, Unavailable)
+                logger.warning("Following the events is interrupted: %s", error, exc_info=None if expected else error)
+                self._failures += 1
+                self.wait(random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures, 10))))  # noqa: S311
