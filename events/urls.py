@@ -7,4 +7,5 @@ app_name = "events"
 urlpatterns = [
     path("", views.stream, name="stream"),
     path("poll/", views.poll, name="poll"),
+    path("publish/", views.publish_event, name="publish"),
 ]

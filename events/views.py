@@ -1,21 +1,32 @@
-"""The HTTP side of the contract: the stream, and the poll that it replaces."""
+"""The HTTP side of the contract: the stream, the poll that it replaces, and publishing."""
 
+import json
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import wraps
 from typing import Any
 
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
+from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.middleware.csrf import CsrfViewMiddleware
 from django.utils.cache import get_conditional_response
+from django.utils.crypto import constant_time_compare
+from django.views.decorators.csrf import csrf_exempt
 
+from events.brokers import Unavailable
 from events.conf import get_config
 from events.hub import Full, get_hub
 from events.log import Cursor, Gap
-from events.publishing import InvalidEvent, check_channels
+from events.publishing import InvalidEvent, TooLarge, check_channels, publish
 from events.streams import HEADERS, EventStreamResponse
 
 DEFAULT_CHANNEL = "clock"
 RETRY_AFTER = "10"  # seconds; a place may be free by then, and until then the client polls
+
+logger = logging.getLogger("events")
 
 View = Callable[[HttpRequest], HttpResponseBase]
 
@@ -25,7 +36,7 @@ def error(status: int, message: str, headers: dict[str, str] | None = None) -> J
 
 
 def allow(*methods: str) -> Callable[[View], View]:
-    """Answers any other method with 405 and bad parameters with 400, both in JSON."""
+    """Answers any other method with 405, bad parameters with 400, and 503 without a broker, all in JSON."""
 
     def decorate(view: View) -> View:
         @wraps(view)
@@ -37,6 +48,9 @@ def allow(*methods: str) -> Callable[[View], View]:
                 return view(request)
             except InvalidEvent as invalid:
                 return error(400, str(invalid))
+            except Unavailable as unavailable:
+                logger.error("Answered 503: %s", unavailable)
+                return error(503, "The events cannot be reached now; try again later.", {"Retry-After": RETRY_AFTER})
 
         return answer
 
@@ -93,3 +107,51 @@ def _channels(request: HttpRequest) -> list[str]:
         raise InvalidEvent(f"At most {limit} channels fit in one request; this one names {len(channels)}.")
     check_channels(channels)
     return channels
+
+
+@csrf_exempt  # a program that brings the token has no cookie to be abused; for a session it is checked below
+@non_atomic_requests  # so that the event is published, and has its id, when the answer goes out
+@allow("POST")
+def publish_event(request: HttpRequest) -> HttpResponse:
+    """Publish the event in the body: for programs that bring the token, and for staff."""
+    if refusal := _refusal(request):
+        return error(403, refusal)
+    try:
+        body = json.loads(request.body)
+    except RequestDataTooBig:
+        return error(413, f"A body is at most {settings.DATA_UPLOAD_MAX_MEMORY_SIZE:,} bytes.")
+    except (ValueError, RecursionError):
+        body = None
+    if not isinstance(body, dict) or not {"channel", "data"} <= body.keys() <= {"channel", "data", "type"}:
+        return error(400, 'The body is a JSON object: {"channel": …, "data": …}, and "type" if it has one.')
+    try:
+        return JsonResponse({"id": publish(**body)}, status=201)
+    except TooLarge as large:
+        return error(413, str(large))
+
+
+def _refusal(request: HttpRequest) -> str:
+    """Why this request may not publish; empty if it may."""
+    token = get_config().PUBLISH_TOKEN
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":  # RFC 9110, 11.1
+        if token and constant_time_compare(given.strip(), token):
+            return ""
+        return "This is not the token in EVENTS['PUBLISH_TOKEN']." if token else "EVENTS['PUBLISH_TOKEN'] is not set."
+    user = getattr(request, "user", None)
+    if not user or not user.is_active or not user.is_staff:
+        how = "bring the token, as Authorization: Bearer, or log in" if token else "log in"
+        return f"Publishing is for staff: {how}. Programs need EVENTS['PUBLISH_TOKEN']."
+    check = _CsrfCheck(HttpResponse)
+    check.process_request(request)
+    # Not for this view, whose exemption is not meant for those who come with a session.
+    if reason := check.process_view(request, HttpResponse, (), {}):
+        return f"With a session, the X-CSRFToken header must match its cookie: {reason.content.decode()}"
+    return ""
+
+
+class _CsrfCheck(CsrfViewMiddleware):
+    """Says why, where the middleware would answer with a page."""
+
+    def _reject(self, request: HttpRequest, reason: str) -> HttpResponse:
+        return HttpResponse(reason)

@@ -1,3 +1,4 @@
+from django.contrib import admin
 from django.urls import include, path
 
 from sse_demo import faults, views
@@ -5,5 +6,6 @@ from sse_demo import faults, views
 urlpatterns = [
     path("", views.index, name="index"),
     path("events/", faults.stream),
+    path("admin/", admin.site.urls),
     path("events/", include("events.urls")),
 ]
