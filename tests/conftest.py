@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 from events.hub import close_hub
+from tests.brokers import open_log
 from tests.live.servers import ROOT
+from tests.services import postgresql_server, valkey_server
+
+__all__ = ["open_log", "postgresql_server", "valkey_server"]
 
 
 @pytest.fixture(autouse=True)

@@ -1,13 +1,16 @@
+import asyncio
 import datetime
 import decimal
 import json
 import uuid
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from django.db import transaction
 from pytest_django.fixtures import Settings
 
-from events import Event, publish
+from events import Event, apublish, publish
 from events.hub import get_hub
 from events.publishing import RESERVED_TYPES, InvalidEvent, TooLarge
 
@@ -70,7 +73,7 @@ def test_what_json_cannot_carry_is_refused(data: Any) -> None:
 
 
 def test_data_may_be_as_long_as_the_setting_says_and_no_longer(settings: Settings) -> None:
-    settings.EVENTS = {"MAX_EVENT_BYTES": 10}
+    settings.EVENTS = {"MAX_EVENT_BYTES": 10, "BROKER": "memory:"}
     publish("a", "éééé")
     with pytest.raises(TooLarge, match="at most 10 bytes of JSON; this is 11"):
         publish("a", "éééé" + "x")
@@ -81,3 +84,26 @@ def test_an_event_that_is_refused_leaves_no_trace() -> None:
     with pytest.raises(InvalidEvent):
         publish("a", object())
     assert get_hub().log.head == head
+
+
+@pytest.mark.django_db(transaction=True)
+def test_inside_a_transaction_it_is_published_on_commit_and_has_no_id_yet() -> None:
+    hub = get_hub()
+    with transaction.atomic():
+        assert publish("a", "waits") is None
+        assert hub.log.since(hub.log.floor) == []
+    assert last().data == '"waits"'
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_transaction_that_fails_publishes_nothing() -> None:
+    hub = get_hub()
+    with suppress(InvalidEvent), transaction.atomic():
+        publish("a", "never")
+        publish("not a channel", "fails")
+    assert hub.log.since(hub.log.floor) == []
+
+
+def test_async_code_publishes_with_apublish() -> None:
+    event_id = asyncio.run(apublish("orders", {"id": 7}, type="paid"))
+    assert last() == Event(event_id, "orders", "paid", '{"id":7}')

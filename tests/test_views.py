@@ -33,17 +33,17 @@ class TestStream:
         assert next(iter(response)).startswith(b"retry: 2000\nevent: hello\n")
 
     def test_the_header_wins_over_the_parameter(self, client: Client) -> None:
-        first, _ = publish("clock", 1), publish("clock", 2)
+        first, _ = str(publish("clock", 1)), publish("clock", 2)
         response = client.get(STREAM, {"last_event_id": "1-1"}, headers={"Last-Event-ID": first})
         assert b'"resumed": 1' in next(iter(response))
 
     def test_the_parameter_serves_where_no_header_can_be_set(self, client: Client) -> None:
-        first, _ = publish("clock", 1), publish("clock", 2)
+        first, _ = str(publish("clock", 1)), publish("clock", 2)
         response = client.get(STREAM, {"last_event_id": first})
         assert b'"resumed": 1' in next(iter(response))
 
     def test_several_channels(self, client: Client) -> None:
-        first = publish("c", 0)
+        first = str(publish("c", 0))
         for channel in "abc":
             publish(channel, channel)
         response = client.get(STREAM, {"channel": ["a", "b"], "last_event_id": first})

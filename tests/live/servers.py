@@ -44,6 +44,7 @@ class Server:
     static_root: Path
     events: dict[str, Any] = field(default_factory=dict)
     arguments: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
     process: "subprocess.Popen[bytes] | None" = None
 
@@ -63,6 +64,7 @@ class Server:
             "TEST_STATIC_ROOT": str(self.static_root),
             "TEST_EVENTS": json.dumps(self.events),
             "PYTHONUNBUFFERED": "1",
+            **self.environment,
         }
         with self._log_file.open("ab") as output:
             self.process = subprocess.Popen(
