@@ -236,8 +236,8 @@ class Hub:
             if len(self._open) >= limit:
                 raise Full
             subscription = Subscription(self, channels, self.log.head, self.shown)
-            self._open.add(subscription)
             self._sources.add_listener(subscription.channels)
+            self._open.add(subscription)
         return subscription
 
     def enlist(self, subscription: Subscription, loop: asyncio.AbstractEventLoop | None) -> None:
@@ -247,7 +247,7 @@ class Hub:
                 self._wakers.setdefault(loop, _Wakers(self, loop)).add(subscription)
 
     def leave(self, subscription: Subscription) -> None:
-        """Free the place, now or as soon as the lock is free. Does nothing when it is free already."""
+        """Free the place: now, or when the lock that is held just now is taken next. Does nothing when it is free."""
         self._left.append(subscription)
         # The garbage collector may close a stream within a thread that holds the lock: waiting would be for ever.
         if self.lock.acquire(blocking=False):

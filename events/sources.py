@@ -1,7 +1,7 @@
 """Sources: what makes a channel's ephemeral events, in each process, for as long as someone listens there.
 
 @source("clock")
-def clock(show: Show, stop: threading.Event) -> None:
+def clock(show: Show, stop: Stop) -> None:
     while not stop.wait(1.0):
         show(Event(None, "clock", "message", ...))
 """
@@ -9,11 +9,35 @@ def clock(show: Show, stop: threading.Event) -> None:
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
+from queue import Empty, SimpleQueue
 
 from events.wire import Event
 
+
+class Stop:
+    """As threading.Event, but it may be set in the very thread that waits: by the garbage collector, ending a stream.
+
+    SimpleQueue.put is one of the few things that are reentrant.
+    """
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[None] = SimpleQueue()
+
+    def set(self) -> None:
+        self._queue.put(None)
+
+    def wait(self, timeout: float) -> bool:
+        """Block until it is set (True), or for `timeout` seconds (False)."""
+        try:
+            self._queue.get(timeout=max(0.0, timeout))
+        except Empty:
+            return False
+        self._queue.put(None)  # for the next one who asks
+        return True
+
+
 Show = Callable[[Event], None]
-Source = Callable[[Show, threading.Event], None]
+Source = Callable[[Show, Stop], None]
 
 _registered: dict[str, Source] = {}
 
@@ -34,19 +58,18 @@ class Sources:
     def __init__(self, show: Show) -> None:
         self._show = show
         self._listeners: Counter[str] = Counter()
-        self._stops: dict[str, threading.Event] = {}
+        self._stops: dict[str, Stop] = {}
 
     def add_listener(self, channels: Iterable[str]) -> None:
-        self._listeners.update(channels)
+        """Raises RuntimeError, and counts nobody, when the machine has no thread left for a source."""
         for channel in channels:
             if channel in _registered and channel not in self._stops:
-                stop = self._stops[channel] = threading.Event()
+                stop = Stop()
                 threading.Thread(
-                    target=_registered[channel],
-                    args=(self._show, stop),
-                    name=f"source-{channel}",
-                    daemon=True,
+                    target=_registered[channel], args=(self._show, stop), name=f"source-{channel}", daemon=True
                 ).start()
+                self._stops[channel] = stop
+        self._listeners.update(channels)
 
     def remove_listener(self, channels: Iterable[str]) -> None:
         self._listeners.subtract(channels)

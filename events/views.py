@@ -39,6 +39,7 @@ def allow(*methods: str) -> Callable[[View], View]:
     """Answers any other method with 405, bad parameters with 400, and 503 without a broker, all in JSON."""
 
     def decorate(view: View) -> View:
+        @csrf_exempt  # what is not accepted is told so by 405, and not by a page about cookies
         @wraps(view)
         def answer(request: HttpRequest) -> HttpResponseBase:
             if request.method not in methods:
@@ -79,15 +80,14 @@ def poll(request: HttpRequest) -> HttpResponse:
     since = request.GET.get("since", "")
     gap = False
     try:
-        cursor = Cursor.parse(since) if since else hub.log.head
-        events, cursor = hub.since(cursor, channels, limit)
+        events, cursor = hub.since(Cursor.parse(since), channels, limit) if since else ([], hub.log.head)
     except Gap:
         gap, events, cursor = True, [], hub.log.head
     # Weak, as only the events count: an answer that differs in server_time alone is not news.
     etag = f'W/"{"gap-" if gap else ""}{cursor}"'
     headers = {"ETag": etag, "Cache-Control": "no-cache, private"}
     conditional = get_conditional_response(request, etag=etag, response=HttpResponse(headers=headers))
-    if conditional and conditional.status_code != 200:
+    if conditional and conditional.status_code == 304:
         return conditional
     body: dict[str, Any] = {
         "server_time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -109,11 +109,10 @@ def _channels(request: HttpRequest) -> list[str]:
     return channels
 
 
-@csrf_exempt  # a program that brings the token has no cookie to be abused; for a session it is checked below
 @non_atomic_requests  # so that the event is published, and has its id, when the answer goes out
 @allow("POST")
 def publish_event(request: HttpRequest) -> HttpResponse:
-    """Publish the event in the body: for programs that bring the token, and for staff."""
+    """Publish the event in the body: for programs that bring the token, and for staff, whose CSRF token is checked."""
     if refusal := _refusal(request):
         return error(403, refusal)
     try:

@@ -1,16 +1,15 @@
 """The demonstration's source of events: the server's time, each second, on the second."""
 
 import math
-import threading
 import time
 from datetime import UTC, datetime
 
-from events.sources import Show, source
+from events.sources import Show, Stop, source
 from events.wire import Event
 
 
 @source("clock")
-def clock(show: Show, stop: threading.Event) -> None:
+def clock(show: Show, stop: Stop) -> None:
     """Each tick is computed from the wall clock itself, so that no delay adds up and a corrected clock is followed."""
     second = math.floor(time.time()) + 1
     while not stop.wait(second - time.time()):

@@ -4,6 +4,7 @@ fault=refuse    the stream is answered 503, as when the server has no room for a
 """
 
 from django.http import HttpRequest, HttpResponseBase
+from django.views.decorators.csrf import csrf_exempt
 
 from events import views
 
@@ -13,6 +14,7 @@ REFUSE = "refuse"
 RETRY_AFTER = "1"  # seconds; the switch may be turned back at any moment
 
 
+@csrf_exempt  # as views.stream is
 def stream(request: HttpRequest) -> HttpResponseBase:
     """The stream, or the failure that this visitor has asked for."""
     if request.COOKIES.get(COOKIE) == REFUSE:

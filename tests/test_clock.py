@@ -1,6 +1,7 @@
-import threading
+import time
 from datetime import datetime
 
+from events.sources import Stop
 from events.wire import Event
 from sse_demo.clock import clock, tick
 
@@ -11,14 +12,16 @@ def test_a_tick_is_iso_8601_with_milliseconds_and_offset() -> None:
 
 
 def test_the_clock_ticks_each_second_until_it_is_stopped() -> None:
-    stop = threading.Event()
-    ticks: list[Event] = []
+    stop = Stop()
+    ticks: list[float] = []
+    delays: list[float] = []
 
     def show(event: Event) -> None:
-        ticks.append(event)
+        ticks.append(datetime.fromisoformat(event.data).timestamp())
+        delays.append(time.time() - ticks[-1])
         if len(ticks) == 3:
             stop.set()
 
     clock(show, stop)
-    times = [datetime.fromisoformat(event.data).timestamp() for event in ticks]
-    assert times == [times[0], times[0] + 1, times[0] + 2]
+    assert ticks == [ticks[0], ticks[0] + 1, ticks[0] + 2]
+    assert 0 <= min(delays) < 0.5, "on the second, and not somewhere in it"

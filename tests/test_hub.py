@@ -1,14 +1,15 @@
 import asyncio
+import gc
 import os
 import threading
 
 import pytest
 from pytest_django.fixtures import Settings
 
-from events import publish, sources
-from events.hub import Full, Hub, Subscription, get_hub
+from events import hub, publish, sources
+from events.hub import Full, Subscription, get_hub
 from events.log import Gap
-from events.sources import Show
+from events.sources import Show, Stop
 from events.wire import Event
 
 
@@ -57,6 +58,12 @@ def test_of_ephemeral_events_a_slow_reader_sees_the_newest_of_each_type() -> Non
         tick(str(number))
     tick("load", type="stats")
     assert data(reader) == ["99", "load"]
+    assert data(reader) == []
+
+
+def test_ephemeral_events_are_for_the_readers_of_their_channel() -> None:
+    reader = subscribe("clock")
+    tick("elsewhere", channel="weather")
     assert data(reader) == []
 
 
@@ -166,22 +173,61 @@ def test_a_loop_that_is_gone_does_not_keep_others_from_being_woken() -> None:
 
 
 def test_no_more_subscriptions_than_the_limit_until_one_is_closed() -> None:
-    hub = get_hub()
-    first = hub.subscribe(["a"], limit=1)
+    first = get_hub().subscribe(["a"], limit=1)
     with pytest.raises(Full):
-        hub.subscribe(["a"], limit=1)
+        get_hub().subscribe(["a"], limit=1)
     first.close()
     first.close()
-    hub.subscribe(["a"], limit=1)
-    assert hub.streams == 1
+    get_hub().subscribe(["a"], limit=1)
+    assert get_hub().streams == 1
 
 
 def test_a_subscription_may_be_closed_where_the_lock_is_held() -> None:
-    hub = get_hub()
     reader = subscribe("a")
-    with hub.lock:  # as when the garbage collector ends a stream in the middle of a delivery
+    with get_hub().lock:  # as when the garbage collector ends a stream in the middle of a delivery
         reader.close()
-    assert hub.streams == 0
+    assert get_hub().streams == 0
+
+
+def test_the_garbage_collector_may_stop_a_source_within_its_own_thread() -> None:
+    stop = Stop()
+    stopped = threading.Event()
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            stop.set()
+
+    def wait() -> None:
+        gc.set_threshold(1)
+        while not stop.wait(0.001):
+            Cycle()
+        stopped.set()
+
+    threshold = gc.get_threshold()
+    try:
+        threading.Thread(target=wait, daemon=True).start()
+        assert stopped.wait(30)
+    finally:
+        gc.set_threshold(*threshold)
+
+
+def test_a_source_that_gets_no_thread_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    @sources.source("busy")
+    def busy(show: Show, stop: Stop) -> None:
+        stop.wait(30)
+
+    def no_thread(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError):
+            subscribe("busy")
+    assert get_hub().streams == 0
+    subscribe("busy").close()
 
 
 def test_a_source_runs_only_while_someone_listens() -> None:
@@ -189,7 +235,7 @@ def test_a_source_runs_only_while_someone_listens() -> None:
     stopped = threading.Event()
 
     @sources.source("temperature")
-    def temperature(show: Show, stop: threading.Event) -> None:
+    def temperature(show: Show, stop: Stop) -> None:
         running.set()
         show(Event(None, "temperature", "message", "21"))
         stop.wait(30)
@@ -210,13 +256,13 @@ def test_a_forked_child_gets_a_hub_of_its_own() -> None:
     parents = get_hub()
     publish("a", 1)
     read_end, write_end = os.pipe()
-    with parents.lock:  # as if another thread held it during the fork
+    with parents.lock, hub._starting:  # as if another thread held them during the fork
         pid = os.fork()
         if pid == 0:
             try:
                 publish("a", 2)
-                hub: Hub = get_hub()
-                os.write(write_end, b"%d" % (hub is not parents and len(hub.log.since(hub.log.floor))))
+                own = get_hub()
+                os.write(write_end, b"%d" % (own is not parents and len(own.log.since(own.log.floor))))
             finally:
                 os._exit(0)
     os.close(write_end)

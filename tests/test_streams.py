@@ -8,6 +8,8 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
+from django.core.signals import request_finished
+from django.db import close_old_connections
 from django.http import HttpRequest
 from django.test import AsyncRequestFactory, RequestFactory
 from pytest_django.fixtures import Settings
@@ -53,6 +55,14 @@ class Reader:
 
 
 Open = Callable[..., Reader]
+
+
+@pytest.fixture(autouse=True)
+def no_database() -> Iterator[None]:
+    """As Django's test client has it: the end of a response closes no connections, which belong to the test."""
+    request_finished.disconnect(close_old_connections)
+    yield
+    request_finished.connect(close_old_connections)
 
 
 @pytest.fixture(params=["threads", "coroutines"])

@@ -109,14 +109,17 @@ class TestPoll:
         response = client.get(POLL, {"since": "1-1"}, headers={"If-None-Match": etag})
         assert response.json()["gap"] is True
 
+    def test_a_precondition_that_no_poll_can_meet_is_ignored(self, client: Client) -> None:
+        assert client.get(POLL, headers={"If-Match": '"x"'}).json()["events"] == []
+
     def test_no_cache_keeps_an_answer_for_others(self, client: Client) -> None:
         assert client.get(POLL)["Cache-Control"] == "no-cache, private"
 
 
 @pytest.mark.parametrize("path", [STREAM, POLL])
 class TestErrors:
-    def test_a_method_that_is_not_accepted(self, client: Client, path: str) -> None:
-        response = client.put(path)
+    def test_a_method_that_is_not_accepted(self, path: str) -> None:
+        response = Client(enforce_csrf_checks=True).put(path)
         assert (response.status_code, response["Allow"]) == (405, "GET, HEAD")
         assert response.json() == {"error": "PUT is not accepted here; use GET, HEAD."}
 
