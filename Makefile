@@ -1,10 +1,10 @@
-# make run | serve | test | check     (PORT=8123 to choose the port, PYTHON=python3.13 the interpreter)
+# make run | serve | test | check | chaos | bench-publish     (PORT=8123 to choose the port, PYTHON=python3.13 the interpreter)
 
 PORT ?= 8000
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run serve test check clean
+.PHONY: run serve test check chaos bench-publish clean
 
 run: .venv/run.stamp
 	DJANGO_DEBUG=1 $(BIN)/python manage.py migrate --verbosity 0
@@ -25,6 +25,15 @@ check: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# make chaos BROKER=redis: SECONDS=300
+chaos: BROKER ?= db:
+chaos: SECONDS ?= 300
+chaos: .venv/dev.stamp
+	$(BIN)/python -m tests.chaos --broker $(BROKER) --seconds $(SECONDS)
+
+bench-publish: .venv/dev.stamp
+	$(BIN)/python -m benchmarks.publish
 
 clean:
 	rm -rf .venv staticfiles .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis
