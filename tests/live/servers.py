@@ -36,6 +36,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Return once the process answers at this URL. Raises RuntimeError, with what it printed, when it does not."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            requests.get(url, timeout=5)
+            return
+        except requests.ConnectionError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"No server at {url}:\n{log.read_text(errors='replace')}") from None
+            time.sleep(0.05)  # nothing tells when a server listens but trying
+
+
 @dataclass
 class Server:
     """A server of one kind, with settings.EVENTS changed as given. It can be stopped and started again."""
@@ -75,15 +88,7 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                requests.get(f"{self.url}/test/process/", timeout=5)
-                return
-            except requests.ConnectionError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"{self.kind} did not start:\n{self.log()}") from None
-                time.sleep(0.05)  # nothing tells when a server listens but trying
+        wait_for(f"{self.url}/test/process/", self.process, self._log_file)
 
     def stop(self, sig: signal.Signals = signal.SIGTERM) -> None:
         """Signal the server's own process, and end whatever of it is left after that."""
@@ -129,10 +134,9 @@ def serve(kind: str, static_root: Path, *arguments: str, **events: Any) -> Itera
 class Stream:
     """A client of an event stream: `requests` for the bytes, the project's decoder for the events."""
 
-    def __init__(self, server: Server, headers: dict[str, str] | None = None, **parameters: Any) -> None:
-        self.response = requests.get(
-            f"{server.url}/events/", params=parameters, headers=headers, stream=True, timeout=30
-        )
+    def __init__(self, server: Server | str, headers: dict[str, str] | None = None, **parameters: Any) -> None:
+        url = server if isinstance(server, str) else server.url
+        self.response = requests.get(f"{url}/events/", params=parameters, headers=headers, stream=True, timeout=30)
         self.decoder = Decoder()
         self._events = self._read()
 
