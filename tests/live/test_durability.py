@@ -1,6 +1,7 @@
 """Nothing lost, nothing doubled: between processes, and through their deaths and restarts."""
 
 import json
+import os
 import signal
 import sys
 import textwrap
@@ -12,11 +13,13 @@ import pytest
 import requests
 from django.db import connections
 
+from events.brokers import Unavailable
 from events.log import Cursor
 from events.models import StoredEvent
+from events.wire import Event
 from tests.brokers import PATIENCE, Log, OpenLog, Recorder
 from tests.live.servers import Server, Stream, free_port
-from tests.services import PostgreSQL, Valkey
+from tests.services import PostgreSQL, Tls, Valkey
 
 SHARED = ("sqlite", "postgresql", "valkey")
 
@@ -107,8 +110,6 @@ def test_a_cursor_from_a_process_that_is_ahead_is_not_a_gap(log: Log, static_roo
         server.poll(channel="a")
         # The server is frozen while a cursor comes to be that it has not heard of.
         worker = server.state()["pid"]
-        import os
-
         os.kill(worker, signal.SIGSTOP)
         try:
             ahead = publish(log, *range(20))[-1]
@@ -284,3 +285,19 @@ def test_a_unix_socket_serves_as_well(valkey_server: Valkey) -> None:
     publish(log, 1)
     assert [event.data for event in recorder.events(1)] == ["1"]
     log.close()
+
+
+def test_tls_serves_as_well_and_only_with_a_certificate_that_is_trusted(valkey_server: Valkey) -> None:
+    proxy = Tls(valkey_server.port)
+    proxy.start()
+    url = f"rediss://127.0.0.1:{proxy.port}?stream=by-tls"
+    log = Log(f"{url}&ssl_ca_certs={proxy.authority}")
+    try:
+        recorder = Recorder(log.open())
+        publish(log, 1)
+        assert [event.data for event in recorder.events(1)] == ["1"]
+        with pytest.raises(Unavailable, match="certificate"):
+            Log(url).open().append([Event(None, "a", "message", "2")])
+    finally:
+        log.close()
+        proxy.remove()
