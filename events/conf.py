@@ -29,6 +29,10 @@ class Config:
     HEARTBEAT: float = _number(15.0, 0.1, 3_600)
     # Milliseconds until a browser reconnects: soon, and yet not while a server restarts.
     RETRY: int = _number(2_000, 0, 3_600_000)
+    # Milliseconds, on top of RETRY, over which clients come back from a drain: 10,000 of them, 2,000 each second.
+    SPREAD: int = _number(5_000, 0, 3_600_000)
+    # Seconds, less up to a fifth (0: for ever): clients are authorized anew, and a new process gets its share of them.
+    MAX_STREAM_AGE: float = _number(3_600.0, 0, 31_536_000)
     # A process, where a stream holds no thread: half of a usual limit of open files.
     MAX_STREAMS: int = _number(10_000, 0, 1_000_000)
     # A process, where a stream holds a thread and the server does not limit its threads.

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Collection, Sequence
+from typing import Protocol
 
 from events.brokers import Broker, Reader, Unavailable, open_broker
 from events.conf import get_config
@@ -17,10 +18,20 @@ from events.wire import Event
 _BACKLOG = 1_000  # events that a new process reads at once, so that those who reconnect to it need not, one by one
 _PAGE = 500  # events that a reader further behind than the log gets from the broker at once
 _STARTS_APART = 1.0  # seconds in which a hub that could not start is not tried again: each try may hold a thread
+PIECE = 65_536  # bytes: a long replay goes out in pieces, each about as much as a socket's buffer takes
 
 
 class Full(Exception):
     """No more subscriptions fit."""
+
+
+class Listener(Protocol):
+    """Whoever is rung when there is news in its channels; within the hub's lock, so it only takes note."""
+
+    @property
+    def channels(self) -> frozenset[str]: ...
+
+    def ring(self) -> None: ...
 
 
 class Subscription:
@@ -31,37 +42,55 @@ class Subscription:
     alarm is missed. `wait` and `wait_async` are for one thread or one coroutine at a time, never both.
     """
 
+    __slots__ = ("_alarm", "_awake", "_enlisted", "_log", "channels", "cursor", "hub", "seen")
+
     def __init__(self, hub: "Hub", channels: Collection[str], cursor: Cursor, seen: int) -> None:
         self.channels = frozenset(channels)
         self.cursor = cursor
-        self._hub = hub
+        self.hub = hub
+        self.seen = seen  # the number of the last ephemeral event read
         self._log = hub.log
-        self._seen = seen  # the number of the last ephemeral event read
         self._enlisted = False
-        self._awake = threading.Event()
+        self._awake: threading.Event | None = None
         self._alarm: asyncio.Future[bool] | None = None
 
-    def read(self) -> list[Event]:
-        """What happened since the last read. Raises Gap, once, when the log has already forgotten some of it."""
-        hub = self._hub
+    def read(self, limit: int = PIECE) -> list[Event]:
+        """What happened since the last read: `limit` bytes of frames and the rest of the last, or else all of it.
+
+        Raises Gap, once, when the log has already forgotten some of it.
+        """
+        hub = self.hub
         with hub.lock:
             log, self._log = self._log, hub.log
-            after, seen, self._seen = self.cursor, self._seen, hub.shown
+            after, seen, shown = self.cursor, self.seen, hub.shown
             # Ahead of this log is not behind it: the reader was there in a process that is faster than this one.
             ahead = after >= hub.log.head and log is hub.log
             self.cursor = after if ahead else hub.log.head
             events = [] if ahead else hub.log.since(after, self.channels)
-            if seen != hub.shown:
-                events += [event for n, event in hub.latest.values() if n > seen and event.channel in self.channels]
-        return events
+            latest = [event for n, event in hub.latest.values() if n > seen and event.channel in self.channels]
+        for count, event in enumerate(events, 1):
+            limit -= len(event.frame)
+            if limit <= 0 and count < len(events):
+                self.cursor = Cursor.parse(event.id or "")
+                return events[:count]
+        self.seen = shown
+        return events + latest
 
-    def resume(self, cursor: Cursor) -> list[Event]:
-        """Move to this place, and read from there. Raises Gap; Unavailable when the broker knows, but cannot say."""
-        missed, self.cursor = self._hub.fetch(cursor, self.channels)
-        return missed + self.read()
+    def resume(self, cursor: Cursor) -> tuple[list[Event], int]:
+        """Move to this place. Returns what only the broker has of the events after it, and how many more there are.
+
+        Raises Gap; Unavailable when the broker knows, but cannot say.
+        """
+        missed, cursor = self.hub.fetch(cursor, self.channels)
+        with self.hub.lock:
+            further = len(self.hub.log.since(cursor, self.channels)) if cursor < self.hub.log.head else 0
+            self.cursor = cursor
+        return missed, further
 
     def wait(self, timeout: float) -> bool:
         """Block this thread until there may be something to read (True), or for `timeout` seconds (False)."""
+        if self._awake is None:
+            self._awake = threading.Event()
         if self._enlist(None):
             return True
         if awake := self._awake.wait(timeout):
@@ -83,21 +112,21 @@ class Subscription:
 
     def close(self) -> None:
         """Give the place up. May be called again, from any thread, and while the garbage collector runs."""
-        self._hub.leave(self)
+        self.hub.leave(self)
 
     def _enlist(self, loop: asyncio.AbstractEventLoop | None) -> bool:
         """True the first time: what happened before we could be woken is there to read."""
         if self._enlisted:
             return False
         self._enlisted = True
-        self._hub.enlist(self, loop)
+        self.hub.enlist(self, loop)
         return True
 
     def ring(self) -> None:
         """Wake the reader: in its own loop, or from any thread when it is one that blocks."""
         if self._alarm:
             _ring(self._alarm, True)
-        else:
+        elif self._awake:
             self._awake.set()
 
 
@@ -112,17 +141,17 @@ class _Wakers:
     def __init__(self, hub: "Hub", loop: asyncio.AbstractEventLoop | None) -> None:
         self._hub = hub
         self._loop = loop
-        self._members: defaultdict[str, set[Subscription]] = defaultdict(set)
+        self._members: defaultdict[str, set[Listener]] = defaultdict(set)
         self._news: set[str] = set()  # channels to wake once the loop gets to it
 
-    def add(self, subscription: Subscription) -> None:
-        for channel in subscription.channels:
-            self._members[channel].add(subscription)
+    def add(self, listener: Listener) -> None:
+        for channel in listener.channels:
+            self._members[channel].add(listener)
 
-    def discard(self, subscription: Subscription) -> bool:
+    def discard(self, listener: Listener) -> bool:
         """True when nobody is left."""
-        for channel in subscription.channels:
-            self._members[channel].discard(subscription)
+        for channel in listener.channels:
+            self._members[channel].discard(listener)
             if not self._members[channel]:
                 del self._members[channel]
         return not self._members
@@ -144,8 +173,8 @@ class _Wakers:
             self._ring()
 
     def _ring(self) -> None:
-        for subscription in set().union(*(self._members[channel] for channel in self._news & self._members.keys())):
-            subscription.ring()
+        for listener in set().union(*(self._members[channel] for channel in self._news & self._members.keys())):
+            listener.ring()
         self._news = set()
 
 
@@ -157,6 +186,7 @@ class Hub:
         self.lock = threading.Lock()
         self.latest: dict[tuple[str, str], tuple[int, Event]] = {}  # the newest ephemeral event of a channel and type
         self.shown = 0  # ephemeral events so far
+        self.draining = False  # every stream is to end
         self._wakers: dict[asyncio.AbstractEventLoop | None, _Wakers] = {}
         self._open: set[Subscription] = set()
         self._left: deque[Subscription] = deque()  # they have closed, and are yet to be removed
@@ -244,7 +274,22 @@ class Hub:
         """Wake this subscription from now on, in its loop or (None) in its thread."""
         with self.lock:
             if subscription in self._open:
-                self._wakers.setdefault(loop, _Wakers(self, loop)).add(subscription)
+                self._add(subscription, loop)
+
+    def listen(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
+        """Ring one who reads for many streams of this loop, until `ignore`."""
+        with self.lock:
+            self._add(listener, loop)
+
+    def ignore(self, listener: Listener) -> None:
+        with self.lock:
+            self._discard(listener)
+
+    def drain(self) -> None:
+        """End every stream of this process, and each that is opened from now on."""
+        with self.lock:
+            self.draining = True
+            self._wake({channel for subscription in self._open for channel in subscription.channels})
 
     def leave(self, subscription: Subscription) -> None:
         """Free the place: now, or when the lock that is held just now is taken next. Does nothing when it is free."""
@@ -269,9 +314,15 @@ class Hub:
                 continue
             self._open.remove(subscription)
             self._sources.remove_listener(subscription.channels)
-            for loop, wakers in list(self._wakers.items()):
-                if wakers.discard(subscription):
-                    del self._wakers[loop]
+            self._discard(subscription)
+
+    def _add(self, listener: Listener, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._wakers.setdefault(loop, _Wakers(self, loop)).add(listener)
+
+    def _discard(self, listener: Listener) -> None:
+        for loop, wakers in list(self._wakers.items()):
+            if wakers.discard(listener):
+                del self._wakers[loop]
 
     def _wake(self, channels: set[str]) -> None:
         for wakers in self._wakers.values():
@@ -313,6 +364,12 @@ def get_hub() -> Hub:
                     _failure = (time.monotonic(), str(error))
                     raise
     return _hub
+
+
+def drain_hub() -> None:
+    """End every stream of this process."""
+    if _hub:
+        _hub.drain()
 
 
 def close_hub() -> None:

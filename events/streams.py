@@ -2,16 +2,19 @@
 
 import json
 import math
+import random
 import sys
-import weakref
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
 from functools import cache
+from typing import TypeVar
 
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 
 from events.conf import get_config
-from events.hub import Subscription, get_hub
+from events.hub import PIECE, Subscription, get_hub
 from events.log import Cursor, Gap
 from events.wire import Event, encode_retry
 
@@ -21,7 +24,6 @@ HEADERS = {
     "X-Accel-Buffering": "no",  # nginx passes each write on, whatever proxy_buffering says
     "Content-Encoding": "identity",  # GZipMiddleware leaves alone what has an encoding
 }
-_BATCH = 65_536  # bytes: a long replay goes out in pieces, each about as much as a socket's buffer takes
 
 
 def control(type: str, **data: object) -> bytes:
@@ -30,6 +32,8 @@ def control(type: str, **data: object) -> bytes:
 
 
 HEARTBEAT = control("heartbeat")
+
+_View = TypeVar("_View", bound=Callable[..., HttpResponseBase])
 
 
 class EventStreamResponse(StreamingHttpResponse):
@@ -40,82 +44,131 @@ class EventStreamResponse(StreamingHttpResponse):
     """
 
     def __init__(self, request: HttpRequest, channels: Collection[str], last_event_id: str = "") -> None:
-        subscription = get_hub().subscribe(channels, capacity(request))
-        try:
-            stream = _Stream(subscription, last_event_id)
-            super().__init__(aiter(stream) if isinstance(request, ASGIRequest) else iter(stream), headers=HEADERS)
-        except BaseException:
-            subscription.close()
-            raise
-        # When a client leaves before the first byte, Django's ASGI handler neither iterates nor closes the response.
-        self._release = weakref.finalize(self, subscription.close)
-        self._release.atexit = False
+        self._stream: EventStream | None = EventStream(get_hub().subscribe(channels, capacity(request)), last_event_id)
+        self._frames: AsyncIterator[bytes] | Iterator[bytes] = (
+            aiter(self._stream) if isinstance(request, ASGIRequest) else iter(self._stream)
+        )
+        super().__init__(self._frames, headers=HEADERS)
+
+    def detach(self) -> "EventStream | None":
+        """Take the stream out, for whoever serves it after the request has ended; the response is empty then.
+
+        None when middleware has put something around the content: what it does there must go on.
+        """
+        if self._iterator is not self._frames:  # type: ignore[attr-defined]  # streaming_content is wrapped on the way out
+            return None
+        stream, self._stream = self._stream, None
+        self._frames = self.streaming_content = _nothing()
+        return stream
 
     def close(self) -> None:
-        self._release()
+        if self._stream:
+            self._stream.close()
         super().close()
 
 
-class _Stream:
-    """What a stream says, and when; the twins differ in how they wait."""
+async def _nothing() -> AsyncIterator[bytes]:
+    for _ in ():
+        yield b""
 
-    def __init__(self, subscription: Subscription, last_event_id: str) -> None:
+
+class EventStream:
+    """What a stream says, and when: an iterator for threads and its twin for event loops, for one of them to use."""
+
+    __slots__ = ("_left", "expires", "greeting", "missed", "subscription")
+
+    def __init__(self, subscription: Subscription, last_event_id: str = "") -> None:
         config = get_config()
-        self._subscription = subscription
-        self._heartbeat = config.HEARTBEAT
-        cursor, missed, reset = str(subscription.cursor), [], b""
+        self.subscription = subscription
+        self.missed: list[Event] = []  # what the log has no more
+        self._left = False
+        age = config.MAX_STREAM_AGE * random.uniform(0.8, 1)  # noqa: S311  those who came together leave one by one
+        self.expires = time.monotonic() + age if age else math.inf
+        cursor, resumed, reset = str(subscription.cursor), 0, b""
         if last_event_id:
             try:
-                missed = subscription.resume(Cursor.parse(last_event_id))
+                self.missed, further = subscription.resume(Cursor.parse(last_event_id))
+                resumed = len(self.missed) + further
                 cursor = last_event_id
             except Gap:
                 cursor = str(subscription.cursor)
                 reset = control("reset", cursor=cursor)
-        hello = control("hello", cursor=cursor, heartbeat=config.HEARTBEAT, resumed=len(missed))
-        self._greeting = [encode_retry(config.RETRY) + hello + reset, *_batches(missed)]
+        hello = control("hello", cursor=cursor, heartbeat=config.HEARTBEAT, resumed=resumed)
+        self.greeting = encode_retry(config.RETRY) + hello + reset
 
     def __iter__(self) -> Iterator[bytes]:
         try:
-            yield from self._greeting
-            while True:
-                if frames := self._read():
-                    yield from frames
-                elif not self._subscription.wait(self._heartbeat):
+            yield from self.opening()
+            while not self.is_over():
+                if frames := self.read():
+                    yield frames
+                elif not self.subscription.wait(self._patience()) and not self.is_over():
                     yield HEARTBEAT
+            yield farewell()
         finally:
-            self._subscription.close()
+            self.close()
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         try:
-            for frames in self._greeting:
-                yield frames
-            while True:
-                if batches := self._read():
-                    for frames in batches:
-                        yield frames
-                elif not await self._subscription.wait_async(self._heartbeat):
+            for piece in self.opening():
+                yield piece
+            while not self.is_over():
+                if frames := self.read():
+                    yield frames
+                elif not await self.subscription.wait_async(self._patience()) and not self.is_over():
                     yield HEARTBEAT
+            yield farewell()
         finally:
-            self._subscription.close()
+            self.close()
 
-    def _read(self) -> list[bytes]:
+    def opening(self) -> Iterator[bytes]:
+        """What comes before all that is read from the log; to be sent once."""
+        yield self.greeting
+        while self.missed:
+            piece = b""
+            while self.missed and len(piece) < PIECE:
+                piece += self.missed.pop(0).frame
+            yield piece
+
+    def read(self) -> bytes:
+        """The next frames, not many more bytes than a socket's buffer takes; empty when there are none."""
         try:
-            return _batches(self._subscription.read())
+            return b"".join([event.frame for event in self.subscription.read()])
         except Gap:
-            return [control("reset", cursor=str(self._subscription.cursor))]
+            return control("reset", cursor=str(self.subscription.cursor))
+
+    def is_over(self) -> bool:
+        return self._left or self.subscription.hub.draining or time.monotonic() >= self.expires
+
+    def leave(self) -> None:
+        """End it from within its event loop: the client has gone."""
+        self._left = True
+        self.subscription.ring()
+
+    def close(self) -> None:
+        """Give the place up. May be called again, and from any thread."""
+        self.subscription.close()
+
+    # A client may leave before anything was sent, and then nobody iterates it and nobody closes it.
+    __del__ = close
+
+    def _patience(self) -> float:
+        return max(0.0, min(get_config().HEARTBEAT, self.expires - time.monotonic()))
 
 
-def _batches(events: Iterable[Event]) -> list[bytes]:
-    """The frames of these events, joined into pieces that are worth a write each."""
-    batches: list[list[bytes]] = []
-    size = _BATCH
-    for event in events:
-        if size >= _BATCH:
-            batches.append([])
-            size = 0
-        batches[-1].append(event.frame)
-        size += len(event.frame)
-    return [b"".join(frames) for frames in batches]
+def farewell() -> bytes:
+    """The last words of a stream that is ended on purpose: when to come back, each client at another time."""
+    config = get_config()
+    return encode_retry(config.RETRY + random.randrange(config.SPREAD + 1)) + b"\n"  # noqa: S311  no secret
+
+
+def event_stream(view: _View) -> _View:
+    """Mark a view that answers with an EventStreamResponse: asgi.EventStreamHandler then runs it the short way.
+
+    The mark goes through decorators that use functools.wraps, as Django's own do.
+    """
+    vars(view)["event_stream"] = True
+    return view
 
 
 def capacity(request: HttpRequest) -> int:

@@ -21,7 +21,7 @@ from events.conf import get_config
 from events.hub import Full, get_hub
 from events.log import Cursor, Gap
 from events.publishing import InvalidEvent, TooLarge, check_channels, publish
-from events.streams import HEADERS, EventStreamResponse
+from events.streams import HEADERS, EventStreamResponse, event_stream
 
 DEFAULT_CHANNEL = "clock"
 RETRY_AFTER = "10"  # seconds; a place may be free by then, and until then the client polls
@@ -58,6 +58,7 @@ def allow(*methods: str) -> Callable[[View], View]:
     return decorate
 
 
+@event_stream
 @allow("GET", "HEAD")
 def stream(request: HttpRequest) -> HttpResponseBase:
     """An event stream of the channels asked for, from Last-Event-ID on if there is one."""

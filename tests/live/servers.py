@@ -25,9 +25,24 @@ COMMANDS = {
     "sync": [*GUNICORN, "sse_demo.wsgi", "-k", "sync"],
     "gthread": [*GUNICORN, "sse_demo.wsgi", "-k", "gthread", "--threads", "4"],
     "asgi": [*GUNICORN, "sse_demo.asgi"],
+    "stock-asgi": [*GUNICORN, "sse_demo.asgi", "-k", "asgi"],
     "uvicorn": ["-m", "uvicorn", "sse_demo.asgi:application", "--host", "{host}", "--port", "{port}"],
+    "hypercorn": ["-m", "hypercorn", "sse_demo.asgi:application", "--bind", "{address}"],
+    "daphne": ["-m", "daphne", "sse_demo.asgi:application", "--bind", "{host}", "--port", "{port}"],
+    "granian": [
+        "-m",
+        "granian",
+        "sse_demo.asgi:application",
+        "--interface",
+        "asgi",
+        "--host",
+        "{host}",
+        "--port",
+        "{port}",
+    ],
 }
-STREAMING = ("runserver", "gthread", "asgi", "uvicorn")
+PORTABLE = ("stock-asgi", "uvicorn", "hypercorn", "daphne", "granian")
+STREAMING = ("runserver", "gthread", "asgi", *PORTABLE)
 
 
 def free_port() -> int:

@@ -1,0 +1,188 @@
+"""The ASGI application: an open stream holds no thread, no database connection and no request.
+
+    application = EventStreamHandler()
+
+instead of `get_asgi_application()`, after `django.setup(set_prefix=False)`; or `get_event_stream_application()`,
+which does both. Every request is answered as Django's own handler answers it, but for streams: their request ends
+(middleware, view, request_finished, connections closed) before they begin.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from typing import Any
+
+import django
+from asgiref.sync import sync_to_async
+from django.core import signals
+from django.core.exceptions import RequestAborted
+from django.core.handlers.asgi import ASGIHandler, get_script_prefix
+from django.core.handlers.base import BaseHandler
+from django.http.response import HttpResponseBase
+from django.urls import Resolver404, resolve, set_script_prefix
+
+from events.hub import close_hub
+from events.streams import EventStream, EventStreamResponse
+
+Scope = dict[str, Any]
+Message = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+TAKEOVER = "events.takeover"
+"""The ASGI extension of a server that serves a stream from after its greeting on.
+
+`scope["extensions"][TAKEOVER](stream)` takes an EventStream, and with it the connection: the application returns."""
+
+# Of a process: all requests for streams run in these. More of them greet a crowd no sooner, as they take turns anyway;
+# fewer, and a slow session store would hold up everybody.
+THREADS = 16
+
+
+def get_event_stream_application() -> "EventStreamHandler":
+    """Set Django up and return the application."""
+    django.setup(set_prefix=False)
+    return EventStreamHandler()
+
+
+class EventStreamHandler(ASGIHandler):
+    """Django's handler, and streams that outlive their request. Serves the lifespan protocol: the hub ends with it.
+
+    Django under ASGI takes a thread for every request that has sync parts, and keeps it until the response ends,
+    which a stream does not. A request for a view marked with `streams.event_stream` that accepts text/event-stream,
+    as EventSource says of all of its own, runs in one piece in one of a few threads that are kept, through a sync
+    chain of the same middleware; any other one takes Django's way, and if a stream comes of it, it is taken out of
+    the response.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sync = BaseHandler()
+        self._sync.load_middleware()
+        self._threads = ThreadPoolExecutor(THREADS, "events-request")  # starts none before there is work
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        receive = _Receiver(receive)
+        if scope["type"] == "http" and _asks_for_stream(scope):
+            stream = await self._answer(scope, receive, send)
+        else:
+            sender = _Sender(send)
+            await super().__call__(scope, receive, sender)
+            stream = sender.stream
+        if not stream:
+            return
+        if takeover := (scope.get("extensions") or {}).get(TAKEOVER):
+            for piece in stream.opening():
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            receive.close()
+            takeover(stream)
+            return
+        gone = asyncio.ensure_future(receive())
+        gone.add_done_callback(lambda _: stream.leave())
+        try:
+            async with aclosing(aiter(stream)) as pieces:
+                async for frames in pieces:
+                    await send({"type": "http.response.body", "body": frames, "more_body": True})
+            await send({"type": "http.response.body"})
+        finally:
+            gone.cancel()
+            receive.close()
+
+    async def send_response(self, response: HttpResponseBase, send: Send) -> None:
+        """Of a stream, sends the head; the stream itself is for when the request has ended."""
+        if isinstance(send, _Sender) and isinstance(response, EventStreamResponse) and (stream := response.detach()):
+            await super().send_response(response, send.head)
+            send.stream = stream
+        else:
+            await super().send_response(response, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> EventStream | None:
+        """A whole request in one go: sends the response, or the head of a stream, which is returned."""
+        try:
+            body = await self.read_body(receive)
+        except RequestAborted:
+            return None
+        response, stream = await sync_to_async(self._respond, thread_sensitive=False, executor=self._threads)(
+            scope, body
+        )
+        if stream:
+            await super().send_response(response, _Sender(send).head)
+            return stream
+        await self.send_response(response, send)
+        if response.streaming:
+            await sync_to_async(response.close, thread_sensitive=False, executor=self._threads)()
+        return None
+
+    def _respond(self, scope: Scope, body: Any) -> tuple[HttpResponseBase, EventStream | None]:
+        """As WSGIHandler does it; what can be closed already is, in the thread whose connections it has used."""
+        with body:
+            set_script_prefix(get_script_prefix(scope))
+            signals.request_started.send(sender=self.__class__, scope=scope)
+            request, error = self.create_request(scope, body)
+            response: HttpResponseBase = self._sync.get_response(request) if request else error  # type: ignore[assignment]
+            vars(response)["_handler_class"] = self.__class__  # the sender of request_finished
+            stream = response.detach() if isinstance(response, EventStreamResponse) else None
+            if stream or not response.streaming:
+                response.close()
+            return response, stream
+
+
+class _Sender:
+    """The server's `send`, and a place to leave a stream in."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.stream: EventStream | None = None
+
+    async def __call__(self, message: Message) -> None:
+        await self._send(message)
+
+    async def head(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await self._send(message)
+
+
+class _Receiver:
+    """The server's `receive`, in which a cancelled call takes nothing with it.
+
+    At the end of a request Django cancels its wait for a disconnect, whereupon some servers report one for ever.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._pending: asyncio.Future[Message] | None = None
+
+    async def __call__(self) -> Message:
+        self._pending = self._pending or asyncio.ensure_future(self._receive())
+        message = await asyncio.shield(self._pending)
+        self._pending = None
+        return message
+
+    def close(self) -> None:
+        if self._pending:
+            self._pending.cancel()
+
+
+def _asks_for_stream(scope: Scope) -> bool:
+    """Whether a request is for a stream, as far as its first line and its Accept header tell."""
+    if not any(name == b"accept" and b"text/event-stream" in value for name, value in scope["headers"]):
+        return False
+    try:
+        match = resolve(scope["path"].removeprefix(scope.get("root_path", "")))
+    except Resolver404:
+        return False
+    return hasattr(match.func, "event_stream")
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.shutdown":
+            await asyncio.to_thread(close_hub)  # it waits for the broker's thread
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        await send({"type": "lifespan.startup.complete"})
