@@ -1,3 +1,3 @@
 """gunicorn reads this by itself when it is started here: `gunicorn sse_demo.asgi` is the whole command."""
 
-worker_class = "asgi"  # an open stream costs a task, not a thread
+worker_class = "events.worker.EventWorker"

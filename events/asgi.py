@@ -10,7 +10,7 @@ which does both. Every request is answered as Django's own handler answers it, b
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from typing import Any
 
 import django
@@ -35,9 +35,9 @@ TAKEOVER = "events.takeover"
 
 `scope["extensions"][TAKEOVER](stream)` takes an EventStream, and with it the connection: the application returns."""
 
-# Of a process: all requests for streams run in these. More of them greet a crowd no sooner, as they take turns anyway;
-# fewer, and a slow session store would hold up everybody.
-THREADS = 16
+# All requests for streams of a process run in these. A crowd is greeted no sooner with more of them, as they take turns
+# anyway; with fewer, some that wait for a slow session store would hold up everybody.
+THREADS = 8
 
 
 def get_event_stream_application() -> "EventStreamHandler":
@@ -66,19 +66,20 @@ class EventStreamHandler(ASGIHandler):
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
             return
-        receive = _Receiver(receive)
         if scope["type"] == "http" and _asks_for_stream(scope):
-            stream = await self._answer(scope, receive, send)
-        else:
-            sender = _Sender(send)
-            await super().__call__(scope, receive, sender)
-            stream = sender.stream
-        if not stream:
+            if stream := await self._answer(scope, receive, send):
+                await self._serve(stream, scope, receive, send)
             return
+        sender = _Sender(send)
+        with closing(_Receiver(receive)) as receiver:
+            await super().__call__(scope, receiver, sender)
+            if sender.stream:
+                await self._serve(sender.stream, scope, receiver, send)
+
+    async def _serve(self, stream: EventStream, scope: Scope, receive: Receive, send: Send) -> None:
         if takeover := (scope.get("extensions") or {}).get(TAKEOVER):
             for piece in stream.opening():
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-            receive.close()
             takeover(stream)
             return
         gone = asyncio.ensure_future(receive())
@@ -90,7 +91,6 @@ class EventStreamHandler(ASGIHandler):
             await send({"type": "http.response.body"})
         finally:
             gone.cancel()
-            receive.close()
 
     async def send_response(self, response: HttpResponseBase, send: Send) -> None:
         """Of a stream, sends the head; the stream itself is for when the request has ended."""

@@ -276,10 +276,11 @@ class Hub:
             if subscription in self._open:
                 self._add(subscription, loop)
 
-    def listen(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
-        """Ring one who reads for many streams of this loop, until `ignore`."""
+    def listen(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> Subscription:
+        """Ring one who reads for many streams of this loop, until `ignore`. Returns what it reads with."""
         with self.lock:
             self._add(listener, loop)
+            return Subscription(self, listener.channels, self.log.head, self.shown)
 
     def ignore(self, listener: Listener) -> None:
         with self.lock:

@@ -1,0 +1,251 @@
+"""The fan-out: writes shared frames straight to the transports of an event loop, each at its own pace.
+
+A pass joins what is new since the last one into one payload per set of channels, wrapped for the transfer coding, and
+writes it to every stream of that set that is level with the last pass. When events come faster than a pass takes, the
+next one carries several: throughput rises with the load, and latency stays at one pass.
+
+A stream whose transport has not emptied keeps its own place in the log. When it can write again it catches up from
+there; when the log no longer reaches back that far it is ended, and the client resumes or is told of the gap. So a
+reader that never reads costs one payload.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+from events.conf import get_config
+from events.hub import Hub
+from events.log import Cursor, Gap
+from events.streams import HEARTBEAT, EventStream, farewell
+from events.wire import Event
+
+# Streams written to before others have their turn in the loop: about two milliseconds of work.
+_SLICE = 500
+_CATCH_UP = 50  # the same for those that are not level, each of which may be written a piece of its own
+
+Place = tuple[Cursor, int]
+
+
+class FanOut:
+    """All streams of one event loop whose connections were taken over. For use within that loop only."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._groups: dict[tuple[frozenset[str], bool], _Group] = {}
+        self._news: dict[_Group, None] = {}  # a set in order: all are served once before one is served twice
+        self._passes: asyncio.Task[None] | None = None
+        self._clock: asyncio.TimerHandle | None = None
+
+    def take(self, transport: asyncio.Transport, stream: EventStream, *, chunked: bool, paused: bool) -> None:
+        """Serve a stream from after its greeting on; its connection is ours from now on.
+
+        `chunked`: whether the body goes out in chunks (RFC 9112, 7.1); `paused`: whether the transport has already
+        called pause_writing on the protocol that it had until now.
+        """
+        key = stream.subscription.channels, chunked
+        if not (group := self._groups.get(key)):
+            group = self._groups[key] = _Group(self, stream.subscription.hub, *key)
+        connection = _Connection(transport, stream, group, paused)
+        transport.set_protocol(connection)
+        # Pause as soon as a write was not taken whole, so that there is never more than one to wait for. 0 would be
+        # the number, but there the TLS transports of asyncio pause for ever.
+        transport.set_write_buffer_limits(high=1)
+        group.add(connection)
+        if not self._clock:
+            self._tick()
+
+    def announce(self, group: "_Group") -> None:
+        """Have the next pass visit the group."""
+        self._news[group] = None
+        if not self._passes or self._passes.done():
+            self._passes = self.loop.create_task(self._pass())
+
+    def forget(self, group: "_Group") -> None:
+        self._groups.pop((group.channels, group.chunked), None)
+        self._news.pop(group, None)
+
+    async def _pass(self) -> None:
+        while self._news:
+            group = next(iter(self._news))
+            del self._news[group]
+            await group.visit()
+            await asyncio.sleep(0)
+
+    def _tick(self) -> None:
+        heartbeat = get_config().HEARTBEAT
+        interval = min(1.0, heartbeat / 4)
+        now = time.monotonic()
+        for group in list(self._groups.values()):
+            group.look(now, heartbeat - interval)
+        self._clock = self.loop.call_later(interval, self._tick) if self._groups else None
+
+
+class _Group:
+    """The streams of one set of channels and one transfer coding: they are written the same bytes."""
+
+    def __init__(self, fan_out: FanOut, hub: Hub, channels: frozenset[str], chunked: bool) -> None:
+        self.channels = channels
+        self.chunked = chunked
+        self.streams: set[_Connection] = set()
+        self._fan_out = fan_out
+        self._hub = hub
+        self._ready: set[_Connection] = set()  # not level, and able to write
+        self._last = time.monotonic()  # when the level ones were written to
+        self._is_silent = False
+        self._reader = hub.listen(self, fan_out.loop)
+
+    @property
+    def place(self) -> Place:
+        """Where the level ones are."""
+        return self._reader.cursor, self._reader.seen
+
+    def ring(self) -> None:
+        self._fan_out.announce(self)
+
+    def add(self, connection: "_Connection") -> None:
+        connection.stream.subscription.channels = self.channels  # one set for all
+        self.streams.add(connection)
+        self.settle(connection)
+        if self._hub.draining:
+            self.ring()
+
+    def discard(self, connection: "_Connection") -> None:
+        self.streams.discard(connection)
+        self._ready.discard(connection)
+        if not self.streams:
+            self._hub.ignore(self)
+            self._fan_out.forget(self)
+
+    def settle(self, connection: "_Connection") -> None:
+        """Find out whether a connection is level. If not, and it can write, the next pass takes it further."""
+        connection.is_level = connection.place == self.place
+        if not connection.is_level and not connection.is_paused:
+            self._ready.add(connection)
+            self.ring()
+
+    async def visit(self) -> None:
+        """A pass: write what is new."""
+        if self._hub.draining:
+            await self._drain()
+            return
+        before = self.place
+        level = [connection for connection in self.streams if connection.is_level]
+        try:
+            payload = _join(self._reader.read())
+        except Gap:  # it was a long pass, or a short log
+            for connection in level:
+                connection.fall(before)
+            payload = b""
+        if self._reader.cursor != self._hub.log.head:
+            self.ring()  # there is more of it
+        # At once, as whoever reads where the reader just read will be level with it.
+        for _ in range(min(len(self._ready), _CATCH_UP)):
+            self._catch_up(self._ready.pop())
+        if self._ready:
+            self.ring()
+        if not payload and self._is_silent:
+            payload = HEARTBEAT
+        if payload:
+            self._is_silent = False
+            self._last = time.monotonic()
+            await self._write(self.wrap(payload), level, before, self.place)
+
+    def look(self, now: float, patience: float) -> None:
+        """Look for silence, old age, and those who can no longer catch up."""
+        if now - self._last > patience:
+            self._is_silent = True
+            self.ring()
+        floor = self._hub.log.floor
+        for connection in list(self.streams):
+            if now >= connection.stream.expires or (not connection.is_level and connection.place[0] < floor):
+                connection.end()
+
+    def wrap(self, payload: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(payload), payload) if self.chunked else payload
+
+    async def _write(self, payload: bytes, level: "list[_Connection]", before: Place, after: Place) -> None:
+        for number, connection in enumerate(level, 1):
+            if connection.is_level:
+                if connection.is_paused:
+                    connection.fall(before)
+                elif not connection.write(payload):
+                    connection.fall(after)
+            if not number % _SLICE:
+                await asyncio.sleep(0)
+
+    def _catch_up(self, connection: "_Connection") -> None:
+        try:
+            payload = _join(connection.stream.subscription.read())
+        except Gap:
+            connection.end()
+            return
+        if payload:
+            connection.write(self.wrap(payload))
+        self.settle(connection)
+
+    async def _drain(self) -> None:
+        for number, connection in enumerate(list(self.streams), 1):
+            connection.end()
+            if not number % _SLICE:
+                await asyncio.sleep(0)
+
+
+class _Connection(asyncio.Protocol):
+    """One stream's connection. What the client sends after its request is not read: nothing can be answered here."""
+
+    __slots__ = ("_group", "_transport", "is_level", "is_paused", "stream")
+
+    def __init__(self, transport: asyncio.Transport, stream: EventStream, group: _Group, is_paused: bool) -> None:
+        stream.greeting = b""  # it was sent
+        self.stream = stream
+        self.is_level = False
+        self.is_paused = is_paused
+        self._transport = transport
+        self._group = group
+
+    @property
+    def place(self) -> Place:
+        """Where it is, unless it is level: then the group knows."""
+        return self.stream.subscription.cursor, self.stream.subscription.seen
+
+    def fall(self, place: Place) -> None:
+        """Be no longer level, from this place on."""
+        self.is_level = False
+        self.stream.subscription.cursor, self.stream.subscription.seen = place
+        if not self.is_paused:
+            self._group.settle(self)
+
+    def write(self, payload: bytes) -> bool:
+        """Whether the transport took the payload whole."""
+        try:
+            self._transport.write(payload)
+        except RuntimeError:  # uvloop: it has just been closed, and connection_lost is on its way
+            return False
+        return not self.is_paused
+
+    def end(self) -> None:
+        """End the stream in good order, or at once when nobody takes what was written before."""
+        if self.is_paused:
+            self._transport.abort()
+        else:
+            last_chunk = b"0\r\n\r\n" if self._group.chunked else b""
+            self.write(self._group.wrap(farewell()) + last_chunk)
+            self._transport.close()
+        self.connection_lost(None)
+
+    def pause_writing(self) -> None:
+        self.is_paused = True
+
+    def resume_writing(self) -> None:
+        self.is_paused = False
+        if not self.is_level and self in self._group.streams:
+            self._group.settle(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_level = False
+        self._group.discard(self)
+        self.stream.close()
+
+
+def _join(events: Iterable[Event]) -> bytes:
+    return b"".join([event.frame for event in events])
