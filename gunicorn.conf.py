@@ -1,3 +1,45 @@
-"""gunicorn reads this by itself when it is started here: `gunicorn sse_demo.asgi` is the whole command."""
+"""gunicorn reads this by itself when it is started here: `gunicorn sse_demo.asgi` is the whole deployment command.
 
+What is not set here has gunicorn's own default; a flag on the command line wins over both.
+"""
+
+import os
+from inspect import iscoroutinefunction
+from typing import Any
+
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers.gasgi import ASGIWorker
+
+# An open stream costs a transport and a set entry: no thread, no task.
 worker_class = "events.worker.EventWorker"
+
+# One for each core: a worker is one event loop. With a broker of `memory:` there can be one only, as no other process
+# would see what it is told.
+workers = int(os.environ.get("WEB_CONCURRENCY", 1))
+
+# Connections that the kernel holds until the worker accepts them: a crowd that comes back from a deploy fits in.
+# The kernel's own limit, net.core.somaxconn, is 4096 since Linux 5.4.
+backlog = 4096
+
+# Seconds that requests have to end in when a worker is told to stop. Streams need none of them: they are ended at
+# once, and whoever runs this process rarely waits longer than this before it kills it (Docker: 10, Kubernetes: 30).
+graceful_timeout = 8
+
+# Seconds for which an idle connection is kept: longer than from one poll to the next, so that a client that polls
+# connects once; and than the 60 of a load balancer, which must not send a request into a connection that closes.
+keepalive = 75
+
+
+def post_worker_init(worker: Any) -> None:
+    """Refuse an application that this kind of worker cannot run, instead of a failure for each request."""
+    application = worker.app.callable
+    is_asgi = iscoroutinefunction(application) or iscoroutinefunction(type(application).__call__)
+    if is_asgi and not isinstance(worker, ASGIWorker):
+        worker.log.critical("This is an ASGI application: leave the worker class out, or serve sse_demo.wsgi with it.")
+    elif not is_asgi and isinstance(worker, ASGIWorker):
+        worker.log.critical(
+            "This is a WSGI application: serve sse_demo.asgi; or, if it has to be WSGI, add -k gthread --threads 32."
+        )
+    else:
+        return
+    raise SystemExit(Arbiter.APP_LOAD_ERROR)

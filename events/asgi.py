@@ -10,7 +10,7 @@ which does both. Every request is answered as Django's own handler answers it, b
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, suppress
 from typing import Any
 
 import django
@@ -112,7 +112,15 @@ class EventStreamHandler(ASGIHandler):
         if stream:
             await super().send_response(response, _Sender(send).head)
             return stream
-        await self.send_response(response, send)
+        sending = asyncio.ensure_future(self.send_response(response, send))
+        gone = asyncio.ensure_future(receive())
+        try:
+            await asyncio.wait([sending, gone], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            sending.cancel()
+        with suppress(asyncio.CancelledError):
+            await sending
         if response.streaming:
             await sync_to_async(response.close, thread_sensitive=False, executor=self._threads)()
         return None

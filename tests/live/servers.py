@@ -78,7 +78,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if '--certfile' in self.arguments else 'http'}://127.0.0.1:{self.port}"
 
     @property
     def _log_file(self) -> Path:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.live.servers import COMMANDS, STREAMING, Server, Stream, serve
+from tests.live.servers import COMMANDS, PORTABLE, STREAMING, Server, Stream, serve
 
-ASGI = ("asgi", "uvicorn")
+ASGI = ("asgi", *PORTABLE)
 
 
 @pytest.fixture(scope="module", params=COMMANDS)
