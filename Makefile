@@ -1,10 +1,11 @@
-# make run | serve | test | check | chaos | bench-publish     (PORT=8123 to choose the port, PYTHON=python3.13 the interpreter)
+# make run | serve | test | check | chaos | bench | bench-publish
+#   PORT=8123 to choose the port, PYTHON=python3.13 the interpreter
 
 PORT ?= 8000
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run serve test check chaos bench-publish clean
+.PHONY: run serve test check chaos bench bench-publish clean
 
 run: .venv/run.stamp
 	DJANGO_DEBUG=1 $(BIN)/python manage.py migrate --verbosity 0
@@ -35,6 +36,11 @@ chaos: .venv/dev.stamp
 bench-publish: .venv/dev.stamp
 	$(BIN)/python -m benchmarks.publish
 
+# This project beside its peers: see benchmarks/run.py.
+bench: .venv/bench.stamp
+	DJANGO_SECRET_KEY=benchmark $(BIN)/python manage.py collectstatic --noinput --verbosity 0
+	DJANGO_SECRET_KEY=benchmark $(BIN)/python -m benchmarks.run
+
 clean:
 	rm -rf .venv staticfiles .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis
 
@@ -47,4 +53,8 @@ clean:
 
 .venv/dev.stamp: requirements.txt requirements-dev.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch .venv/run.stamp $@
+
+.venv/bench.stamp: requirements.txt benchmarks/requirements.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	@touch .venv/run.stamp $@

@@ -100,13 +100,12 @@ static void greet_all(int epoll, struct client *all, int n, int port, const char
     int opened = 0, done = 0, refused = 0;
     long start = now();
     struct epoll_event ready[EVENTS];
-    while (done < n) {
+    while (done < n && now() - start < 60000000L) {
         for (; opened < n && opened - done < CONNECTING; opened++) {
             all[opened].fd = connect_to(port);
             watch(epoll, all[opened].fd, EPOLLIN | EPOLLOUT | EPOLLET, &all[opened]);
         }
-        int many = epoll_wait(epoll, ready, EVENTS, 60000);
-        if (many <= 0) break;
+        int many = epoll_wait(epoll, ready, EVENTS, 1000);
         for (int i = 0; i < many; i++) {
             struct client *c = ready[i].data.ptr;
             if (c->greeted) { if (!c->mute) take(c); continue; }
@@ -121,7 +120,7 @@ static void greet_all(int epoll, struct client *all, int n, int port, const char
             if (size <= 0 || !strstr(buffer, " 200 ")) refused++;
         }
     }
-    printf("{\"greeted\": %d, \"refused\": %d, \"seconds\": %.3f}\n", done - refused, refused, (now() - start) / 1e6);
+    printf("{\"greeted\": %d, \"refused\": %d, \"seconds\": %.3f}\n", done - refused, n - done + refused, (now() - start) / 1e6);
     fflush(stdout);
 }
 
@@ -163,7 +162,7 @@ static void clients(int port, const char *path, int n, int mute) {
 }
 
 static void bound(int port, int rate) {
-    static int fds[20000];
+    static struct client slots[20000];
     int n = 0, yes = 1, epoll = epoll_create1(0), listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     struct sockaddr_in here = address(port);
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
@@ -182,21 +181,21 @@ static void bound(int port, int rate) {
                 int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
                 if (fd < 0) continue;
                 setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
-                fds[n] = fd;
-                watch(epoll, fd, EPOLLIN | EPOLLET, &fds[n++]);
+                slots[n].fd = fd;
+                watch(epoll, fd, EPOLLIN | EPOLLET, &slots[n++]);
             } else if (ready[i].data.ptr == &timer) {
                 long due;
                 if (read(timer, &due, sizeof due) < 0) continue;
                 char frame[128]; /* one, however many were due: others have their turn */
                 int size = sprintf(frame, "2d\r\nid: %015ld\ndata: t=%015ld\n\n\r\n", id++, now());
                 for (int c = 0; c < n; c++)
-                    if (fds[c] >= 0) send(fds[c], frame, size, MSG_NOSIGNAL);
+                    if (slots[c].greeted) send(slots[c].fd, frame, size, MSG_NOSIGNAL);
             } else {
-                int *fd = ready[i].data.ptr;
+                struct client *c = ready[i].data.ptr;
                 const char *head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
-                ssize_t size = read(*fd, buffer, sizeof buffer);
-                if (size > 0) send(*fd, head, strlen(head), MSG_NOSIGNAL);
-                if (size == 0) { close(*fd); *fd = -1; }
+                ssize_t size = read(c->fd, buffer, sizeof buffer);
+                if (size > 0) c->greeted = send(c->fd, head, strlen(head), MSG_NOSIGNAL) > 0;
+                if (size == 0) { close(c->fd); c->greeted = 0; }
             }
         }
     }

@@ -1,25 +1,21 @@
-"""The demonstration project as it is deployed, with channels `rate-100` and `rate-1000` on which much happens."""
+"""The demonstration project as it is deployed, with a channel `bench` on which RATE events happen each second."""
 
+import os
 import threading
 from functools import partial
-from typing import Any
 
-from benchmarks.source import RATES, publish_at
 from events import publish
 from events.sources import Show, source
 from sse_demo.settings import *  # noqa: F403
+from sse_demo.settings import EVENTS
 
 ALLOWED_HOSTS = ["127.0.0.1"]
-EVENTS: dict[str, Any] = {"BROKER": "memory:", "MAX_STREAMS": 20_000, "MAX_STREAM_AGE": 0}
+EVENTS = EVENTS | {"MAX_STREAMS": 20_000, "MAX_STREAM_AGE": 0}
 
 
-def _register(rate: int) -> None:
-    channel = f"rate-{rate}"
+@source("bench")
+def run(show: Show, stop: threading.Event) -> None:
+    from benchmarks.peers import publish_at_rate
 
-    @source(channel)
-    def run(show: Show, stop: threading.Event) -> None:
-        publish_at(rate, partial(publish, channel), stop)
-
-
-for rate in RATES:
-    _register(rate)
+    if float(os.environ["RATE"]):
+        publish_at_rate(partial(publish, "bench"), stop)
