@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 
-def publish_at_rate(publish: Callable[[str], object], stop: threading.Event) -> None:
+def publish_at_rate(publish: Callable[[str], object], stop: Callable[[float], bool]) -> None:
     """Publish, once the gate is open, until told to stop. Who is late publishes what was due meanwhile, one by one."""
     while not Path(os.environ["GATE"]).exists():
-        if stop.wait(0.05):
+        if stop(0.05):
             return
     period = 1 / float(os.environ["RATE"])
     due = time.monotonic()
-    while not stop.wait(max(0.0, due - time.monotonic())):
+    while not stop(max(0.0, due - time.monotonic())):
         while due <= time.monotonic():
             publish(f"t={int(due * 1e6):015d}")
             due += period
@@ -28,7 +28,7 @@ def publish_at_rate(publish: Callable[[str], object], stop: threading.Event) -> 
 
 def start_publishing(publish: Callable[[str], object]) -> None:
     if float(os.environ["RATE"]):
-        threading.Thread(target=publish_at_rate, args=(publish, threading.Event()), daemon=True).start()
+        threading.Thread(target=publish_at_rate, args=(publish, threading.Event().wait), daemon=True).start()
 
 
 class Broadcast:

@@ -126,7 +126,7 @@ class Running:
             connection.getresponse().read()
 
         with suppress(OSError, http.client.HTTPException):  # the server was stopped
-            publish_at_rate(publish, self._stop)
+            publish_at_rate(publish, self._stop.wait)
 
     def publish(self) -> None:
         """Begin to publish."""

@@ -117,11 +117,12 @@ class _Group:
             self._fan_out.forget(self)
 
     def settle(self, connection: "_Connection") -> None:
-        """Find out whether a connection is level. If not, and it can write, the next pass takes it further."""
+        """Find out whether a connection is level. If not, and it can write, a pass takes it further."""
         connection.is_level = connection.place == self.place
         if not connection.is_level and not connection.is_paused:
             self._ready.add(connection)
-            self.ring()
+            if connection.place[0] <= self.place[0]:  # else it comes from a faster process, and waits for news as well
+                self.ring()
 
     async def visit(self) -> None:
         """A pass: write what is new."""
@@ -136,13 +137,11 @@ class _Group:
             for connection in level:
                 connection.fall(before)
             payload = b""
-        if self._reader.cursor != self._hub.log.head:
-            self.ring()  # there is more of it
+        if self._reader.cursor < self._hub.log.head or len(self._ready) > _CATCH_UP:
+            self.ring()  # there is more to do than this pass does
         # At once, as whoever reads where the reader just read will be level with it.
         for _ in range(min(len(self._ready), _CATCH_UP)):
             self._catch_up(self._ready.pop())
-        if self._ready:
-            self.ring()
         if not payload and self._is_silent:
             payload = HEARTBEAT
         if payload:
