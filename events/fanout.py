@@ -5,8 +5,8 @@ writes it to every stream of that set that is level with the last pass. When eve
 next one carries several: throughput rises with the load, and latency stays at one pass.
 
 A stream whose transport has not emptied keeps its own place in the log. When it can write again it catches up from
-there; when the log no longer reaches back that far it is ended, and the client resumes or is told of the gap. So a
-reader that never reads costs one payload.
+there, or is told of the gap. When the log no longer reaches back that far and it still cannot write, it is ended: a
+reader that never reads costs one payload, and not for ever.
 """
 
 import asyncio
@@ -150,13 +150,15 @@ class _Group:
             await self._write(self.wrap(payload), level, before, self.place)
 
     def look(self, now: float, patience: float) -> None:
-        """Look for silence, old age, and those who can no longer catch up."""
+        """Look for silence, old age, and those who take nothing of what the log no longer has."""
         if now - self._last > patience:
             self._is_silent = True
             self.ring()
         floor = self._hub.log.floor
         for connection in list(self.streams):
-            if now >= connection.stream.expires or (not connection.is_level and connection.place[0] < floor):
+            if now >= connection.stream.expires or (
+                connection.is_paused and not connection.is_level and connection.place[0] < floor
+            ):
                 connection.end()
 
     def wrap(self, payload: bytes) -> bytes:
@@ -173,12 +175,7 @@ class _Group:
                 await asyncio.sleep(0)
 
     def _catch_up(self, connection: "_Connection") -> None:
-        try:
-            payload = _join(connection.stream.subscription.read())
-        except Gap:
-            connection.end()
-            return
-        if payload:
+        if payload := connection.stream.read():
             connection.write(self.wrap(payload))
         self.settle(connection)
 

@@ -3,11 +3,13 @@
 import json
 import math
 import random
+import socketserver
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
-from functools import cache
-from typing import TypeVar
+from types import FrameType
+from typing import Any, TypeVar
 
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, StreamingHttpResponse
@@ -32,6 +34,8 @@ def control(type: str, **data: object) -> bytes:
 
 
 HEARTBEAT = control("heartbeat")
+
+_LOOK = 1.0  # seconds between two looks at whether gunicorn wants the worker to stop, which nothing else tells a thread
 
 _View = TypeVar("_View", bound=Callable[..., HttpResponseBase])
 
@@ -80,14 +84,15 @@ class EventStream:
     def __init__(self, subscription: Subscription, last_event_id: str = "") -> None:
         config = get_config()
         self.subscription = subscription
-        self.missed: list[Event] = []  # what the log has no more
+        self.missed: deque[Event] = deque()  # what the log has no more
         self._left = False
         age = config.MAX_STREAM_AGE * random.uniform(0.8, 1)  # noqa: S311  those who came together leave one by one
         self.expires = time.monotonic() + age if age else math.inf
         cursor, resumed, reset = str(subscription.cursor), 0, b""
         if last_event_id:
             try:
-                self.missed, further = subscription.resume(Cursor.parse(last_event_id))
+                missed, further = subscription.resume(Cursor.parse(last_event_id))
+                self.missed.extend(missed)
                 resumed = len(self.missed) + further
                 cursor = last_event_id
             except Gap:
@@ -99,11 +104,18 @@ class EventStream:
     def __iter__(self) -> Iterator[bytes]:
         try:
             yield from self.opening()
-            while not self.is_over():
+            worker = _gthread_worker()
+            written = time.monotonic()
+            while not self.is_over() and (not worker or worker.alive):
                 if frames := self.read():
                     yield frames
-                elif not self.subscription.wait(self._patience()) and not self.is_over():
+                elif self.subscription.wait(min(self._patience(), _LOOK)):
+                    continue
+                elif time.monotonic() - written >= get_config().HEARTBEAT:
                     yield HEARTBEAT
+                else:
+                    continue
+                written = time.monotonic()
             yield farewell()
         finally:
             self.close()
@@ -127,7 +139,7 @@ class EventStream:
         while self.missed:
             piece = b""
             while self.missed and len(piece) < PIECE:
-                piece += self.missed.pop(0).frame
+                piece += self.missed.popleft().frame
             yield piece
 
     def read(self) -> bytes:
@@ -179,23 +191,34 @@ def capacity(request: HttpRequest) -> int:
     config = get_config()
     if isinstance(request, ASGIRequest):
         return config.MAX_STREAMS
-    if not request.META.get("wsgi.multithread") and request.META.get("SERVER_NAME") != "testserver":
-        return 0  # Django's test client says so too, but keeps nobody waiting
-    threads = _gunicorn_threads()
-    return config.MAX_THREAD_STREAMS if threads is None else threads - math.ceil(threads / 4)
+    worker = _gthread_worker()
+    if worker:
+        return int(worker.cfg.threads - math.ceil(worker.cfg.threads / 4))
+    client = sys.modules.get("django.test.client")
+    if client and isinstance(request.META.get("wsgi.input"), client.FakePayload):
+        return config.MAX_THREAD_STREAMS  # Django's test client claims to have no threads, but keeps nobody waiting
+    return config.MAX_THREAD_STREAMS if request.META.get("wsgi.multithread") and not _is_one_at_a_time() else 0
 
 
-@cache
-def _gunicorn_threads() -> int | None:
-    """The size of the gunicorn thread pool that we run in, None in any other.
+def _gthread_worker() -> Any:
+    """The gunicorn worker whose pool of threads we run in, None in any other server.
 
     gunicorn tells an application nothing of its configuration, but its worker is further up on our own stack.
     """
     gthread = sys.modules.get("gunicorn.workers.gthread")
-    frame = sys._getframe() if gthread else None
+    workers = (caller for caller in _callers() if gthread and isinstance(caller, gthread.ThreadWorker))
+    return next(workers, None)
+
+
+def _is_one_at_a_time() -> bool:
+    """Whether we run in a wsgiref server without threads, as `runserver --nothreading`, which claims to have some."""
+    servers = (caller for caller in _callers() if isinstance(caller, socketserver.BaseServer))
+    return not all(isinstance(server, socketserver.ThreadingMixIn) for server in servers)
+
+
+def _callers() -> Iterator[object]:
+    """The objects whose methods are on our stack, from the innermost."""
+    frame: FrameType | None = sys._getframe()
     while frame:
-        worker = frame.f_locals.get("self")
-        if gthread and isinstance(worker, gthread.ThreadWorker):
-            return int(worker.cfg.threads)
+        yield frame.f_locals.get("self")
         frame = frame.f_back
-    return None

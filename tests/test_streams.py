@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import io
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, closing
@@ -199,6 +200,6 @@ def test_under_wsgi_as_many_streams_as_the_setting_says(settings: Settings) -> N
 
 
 def test_a_server_without_threads_serves_no_stream() -> None:
-    request = RequestFactory().get("/", **{"wsgi.multithread": False, "SERVER_NAME": "example.org"})  # type: ignore[arg-type]
+    request = RequestFactory().get("/", **{"wsgi.multithread": False, "wsgi.input": io.BytesIO()})  # type: ignore[arg-type]
     with pytest.raises(Full):
         EventStreamResponse(request, ["a"])

@@ -109,6 +109,23 @@ def test_a_sync_worker_refuses_every_stream_and_serves_polls(static_root: Path) 
         assert server.poll().status_code == 200
 
 
+def test_runserver_without_threads_refuses_every_stream_and_serves_polls(static_root: Path) -> None:
+    with serve("runserver", static_root, "--nothreading") as server:
+        assert requests.get(f"{server.url}/events/", timeout=10).status_code == 503
+        assert server.poll().status_code == 200
+
+
+def test_a_thread_worker_that_is_told_to_stop_ends_its_streams(static_root: Path) -> None:
+    with serve("gthread", static_root, HEARTBEAT=3600, SPREAD=3_600_000) as server:
+        with Stream(server, channel="quiet") as stream:
+            stream.next("hello")
+            assert server.process
+            server.process.terminate()
+            with pytest.raises(StopIteration):
+                stream.next()
+        assert stream.decoder.retry != 2000, "it was cut off, and not told when to come back"
+
+
 def test_behind_four_threads_twelve_who_want_streams_do_not_freeze_the_site(static_root: Path) -> None:
     with serve("gthread", static_root) as server:
 
