@@ -1,12 +1,14 @@
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, Playwright, sync_playwright
 
 from tests.browser import chromium
 from tests.browser.broken import BLANK, Proxy, proxy
@@ -94,11 +96,19 @@ class FeedPage:
     def wait_for_state(self, state: str) -> None:
         self.page.wait_for_function("state => feed.state === state", arg=state)
 
+    def wait_for_role(self, role: str) -> None:
+        self.page.wait_for_function("role => feed.role === role", arg=role)
+
     def wait_for_reason(self, words: str) -> None:
         self.page.wait_for_function("words => told.reasons.some((reason) => reason.includes(words))", arg=words)
 
     def wait_for_events(self, count: int) -> None:
         self.page.wait_for_function("count => told.events.length >= count", arg=count)
+
+    @cached_property
+    def session(self) -> CDPSession:
+        """The browser's own controls of this tab."""
+        return self.page.context.new_cdp_session(self.page)
 
     @property
     def data(self) -> list[Any]:
@@ -118,6 +128,30 @@ class FeedPage:
 def feed(page: Page, front: Proxy) -> FeedPage:
     page.goto(front.url + BLANK)
     return FeedPage(page)
+
+
+def numbers(feed: FeedPage) -> list[int]:
+    return [int(event["data"]) for event in feed.told["events"] if event["data"].isdigit()]
+
+
+@contextmanager
+def publishing(server: Server, channel: str) -> Iterator[list[int]]:
+    """Publishes a numbered series as fast as it can, until the block ends; yields what was published."""
+    numbers: list[int] = []
+    enough = threading.Event()
+
+    def publish() -> None:
+        while not enough.is_set():
+            server.publish(channel, len(numbers), type="odd" if len(numbers) % 2 else "message")
+            numbers.append(len(numbers))
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    try:
+        yield numbers
+    finally:
+        enough.set()
+        thread.join()
 
 
 @contextmanager

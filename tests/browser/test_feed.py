@@ -2,8 +2,6 @@
 
 import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ from playwright.sync_api import Error, Page
 
 from tests.browser import broken
 from tests.browser.broken import Failure, Proxy, proxy
-from tests.browser.conftest import FeedPage
+from tests.browser.conftest import FeedPage, numbers, publishing
 from tests.live.servers import Server, serve
 
 
@@ -147,26 +145,6 @@ def test_events_published_while_nothing_works_arrive_afterwards(feed: FeedPage, 
     assert feed.data == [0, 1, 2, 3]
 
 
-@contextmanager
-def publishing(server: Server, channel: str) -> Iterator[list[int]]:
-    """Publishes a numbered series as fast as it can, until the block ends; yields what was published."""
-    numbers: list[int] = []
-    enough = threading.Event()
-
-    def publish() -> None:
-        while not enough.is_set():
-            server.publish(channel, len(numbers), type="odd" if len(numbers) % 2 else "message")
-            numbers.append(len(numbers))
-
-    thread = threading.Thread(target=publish)
-    thread.start()
-    try:
-        yield numbers
-    finally:
-        enough.set()
-        thread.join()
-
-
 @pytest.mark.parametrize("failure", [broken.refuses, broken.hangs_up, broken.says_nothing])
 def test_a_published_event_arrives_once_across_a_change_of_transport(
     feed: FeedPage, front: Proxy, server: Server, failure: Failure
@@ -186,10 +164,6 @@ def test_a_published_event_arrives_once_across_a_change_of_transport(
     assert feed.told["states"].count("streaming") == 7
     assert numbers(feed) == published
     assert feed.told["resets"] == 0
-
-
-def numbers(feed: FeedPage) -> list[int]:
-    return [int(event["data"]) for event in feed.told["events"] if event["data"].isdigit()]
 
 
 def test_a_stream_that_was_asked_for_before_a_poll_found_its_place_leaves_no_hole(

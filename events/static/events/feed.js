@@ -7,11 +7,12 @@
  *     feed.addEventListener("state", (event) => (status.textContent = event.detail.reason));
  *
  * The server's events arrive as a `MessageEvent` of their type, with `data` and `lastEventId`, as from an `EventSource`.
- * The feed adds three of its own, each a `CustomEvent`:
+ * The feed adds some of its own, each a `CustomEvent`:
  *
  *   - `state`    how events arrive from now on; `detail` is a {@link StateChange}
  *   - `reset`    events were missed that the server no longer keeps: load afresh what they would have changed
- *   - `traffic`  what was asked and received; `detail` is a {@link Traffic}
+ *   - `traffic`  what this tab asked and received; `detail` is a {@link Traffic}
+ *   - `role`     which part this tab has in a feed that tabs share; `detail` is a {@link RoleChange}
  *
  * @typedef {"connecting" | "streaming" | "polling" | "denied" | "closed"} State
  *
@@ -26,6 +27,13 @@
  * @property {number} bytes       Received. Of a poll: status line, the headers that a script may see, and body. Of a
  *                                stream: the events delivered, as the format writes them; a script sees no more of it.
  * @property {number} [elapsed]   Milliseconds from asking to the last byte of the answer to a poll.
+ * @property {number} [cpu]       Milliseconds of the server's processor for that answer, where `Server-Timing` tells.
+ * @property {string} [type]      Of the event that a stream brought.
+ *
+ * @typedef {object} RoleChange
+ * @property {"leader" | "follower" | "alone"} role  Whether this tab reads for the others, is fed by the one that
+ *                                does, or reads for itself, as it does without `share`.
+ * @property {string} reason      In words, for people.
  *
  * @typedef {object} FeedOptions
  * @property {string | null} [stream]  URL of the event stream; null to poll and nothing else.
@@ -35,10 +43,16 @@
  * @property {number} [helloTimeout]   Milliseconds that a new stream may take to say hello.
  * @property {{base: number, max: number}} [retry]  Milliseconds. A stream that failed is tried again after a random
  *                                     time of at most `base`, which doubles with each failure up to `max`.
+ * @property {string | null} [cursor]  Where to begin: after this event, as another feed's `cursor`, or the server when
+ *                                     it made the page, told. null: with what happens next.
+ * @property {boolean} [share]         One stream for all tabs of this browser that ask for the same, see share.js.
+ *                                     Where a browser cannot, each tab opens its own.
  */
 
+import { canShare, shareFeed } from "./share.js";
+
 /** What the server's streams and the feed say about themselves: never the types of published events. */
-const RESERVED = new Set(["hello", "heartbeat", "reset", "error", "open", "state", "traffic"]);
+const RESERVED = new Set(["hello", "heartbeat", "reset", "error", "open", "state", "traffic", "role"]);
 const SILENCE = 2.5; // heartbeats; one may be late and one lost before a stream counts as dead
 const STEADY = 10_000; // ms; a stream that ends sooner has failed, however often it says hello
 const POLL_TIMEOUT = 30_000; // ms; without it one answer that never ends would stop the polling for good
@@ -62,11 +76,14 @@ export function openFeed({
   interval = 5000,
   helloTimeout = 5000,
   retry = { base: 2000, max: 60_000 },
+  cursor = null,
+  share = false,
   ...unknown
 } = {}) {
   for (const name of Object.keys(unknown)) {
     throw new TypeError(
-      `openFeed: there is no option ${name}; accepted are stream, poll, channels, interval, helloTimeout, retry`,
+      `openFeed: there is no option ${name}; ` +
+        "accepted are stream, poll, channels, interval, helloTimeout, retry, cursor, share",
     );
   }
   if (stream !== null) requireUrl("stream", stream, " or null");
@@ -78,11 +95,15 @@ export function openFeed({
   requireMilliseconds("helloTimeout", helloTimeout);
   requireMilliseconds("retry.base", retry?.base);
   requireMilliseconds("retry.max", retry?.max);
+  if (cursor !== null && (typeof cursor !== "string" || !cursor)) {
+    throw new TypeError(`openFeed: cursor must be the text of one, or null, not ${cursor}`);
+  }
+  if (share && canShare()) {
+    return shareFeed(openFeed, { stream, poll, channels, interval, helloTimeout, retry, cursor }, RESERVED);
+  }
 
   /** @type {State} */
   let state = "connecting";
-  /** @type {string | null} the id of the last event seen; opaque, so never compared for order */
-  let cursor = null;
 
   /** @type {EventSource | null} the stream in use, or the one that is being tried while polling goes on */
   let source = null;
@@ -113,9 +134,19 @@ export function openFeed({
       return state;
     }
 
-    /** The id of the last event seen, or null before there is one. Opaque. */
+    /** The id of the last event seen, or null before there is one. Opaque, so never compared for order. */
     get cursor() {
       return cursor;
+    }
+
+    /** Which part this tab has, see {@link RoleChange}. @returns {"joining" | "leader" | "follower" | "alone"} */
+    get role() {
+      return "alone";
+    }
+
+    /** How many tabs of this browser share the feed. @returns {Promise<number>} */
+    async tabs() {
+      return 1;
     }
 
     /** Milliseconds between polls. A new value counts from the moment that it is set. */
@@ -202,8 +233,8 @@ export function openFeed({
     feed.dispatchEvent(new CustomEvent("state", { detail: { state, reason, retryIn } }));
   }
 
-  function report(via, requests, bytes, elapsed) {
-    feed.dispatchEvent(new CustomEvent("traffic", { detail: { via, requests, bytes, elapsed } }));
+  function report(via, requests, bytes, more) {
+    feed.dispatchEvent(new CustomEvent("traffic", { detail: { via, requests, bytes, ...more } }));
   }
 
   function listen(type, listener) {
@@ -270,7 +301,7 @@ export function openFeed({
     const size = frameSize(event, event.lastEventId !== lastEventId);
     if (event.type === "hello") greet(parse(event.data));
     else if (greeted) deliver(event);
-    report("stream", 0, size);
+    report("stream", 0, size, { type: event.type });
   }
 
   function explain(readyState) {
@@ -364,7 +395,7 @@ export function openFeed({
       const response = await fetch(address(poll, "since"), { cache: "no-store", signal: mine.signal });
       const body = await response.text();
       if (asking !== mine) return;
-      report("poll", 0, answerSize(response, body), performance.now() - asked);
+      report("poll", 0, answerSize(response, body), { elapsed: performance.now() - asked, cpu: cpuTime(response) });
       if (asking === mine) more = take(mine, response, parse(body));
     } catch {
       if (asking === mine) stumble(mine.signal.aborted ? "a poll took too long" : "the server could not be reached");
@@ -439,6 +470,12 @@ function parse(text) {
   } catch {
     return null;
   }
+}
+
+/** Milliseconds that the server says an answer took its processor (https://www.w3.org/TR/server-timing/). */
+function cpuTime(response) {
+  const [, duration] = response.headers.get("Server-Timing")?.match(/\bcpu;dur=([\d.]+)/) ?? [];
+  return duration && Number(duration);
 }
 
 /** Milliseconds, RFC 9110 10.2.3: a number of seconds or a date. */
