@@ -18,6 +18,7 @@ from django.http.response import HttpResponseBase
 from events.conf import get_config
 from events.hub import PIECE, Subscription, get_hub
 from events.log import Cursor, Gap
+from events.metrics import counters
 from events.wire import Event, encode_retry
 
 HEADERS = {
@@ -107,8 +108,10 @@ class EventStream:
             worker = _gthread_worker()
             written = time.monotonic()
             while not self.is_over() and (not worker or worker.alive):
+                began = time.thread_time()
                 if frames := self.read():
                     yield frames
+                    counters.stream_seconds += time.thread_time() - began
                 elif self.subscription.wait(min(self._patience(), _LOOK)):
                     continue
                 elif time.monotonic() - written >= get_config().HEARTBEAT:
@@ -125,8 +128,10 @@ class EventStream:
             for piece in self.opening():
                 yield piece
             while not self.is_over():
+                began = time.thread_time()
                 if frames := self.read():
                     yield frames
+                    counters.stream_seconds += time.thread_time() - began
                 elif not await self.subscription.wait_async(self._patience()) and not self.is_over():
                     yield HEARTBEAT
             yield farewell()
@@ -145,7 +150,9 @@ class EventStream:
     def read(self) -> bytes:
         """The next frames, not many more bytes than a socket's buffer takes; empty when there are none."""
         try:
-            return b"".join([event.frame for event in self.subscription.read()])
+            events = self.subscription.read()
+            counters.deliveries += len(events)
+            return b"".join([event.frame for event in events])
         except Gap:
             return control("reset", cursor=str(self.subscription.cursor))
 

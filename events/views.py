@@ -20,6 +20,7 @@ from events.brokers import Unavailable
 from events.conf import get_config
 from events.hub import Full, get_hub
 from events.log import Cursor, Gap
+from events.metrics import counters
 from events.publishing import InvalidEvent, TooLarge, check_channels, publish
 from events.streams import HEADERS, EventStreamResponse, event_stream
 
@@ -80,6 +81,7 @@ def poll(request: HttpRequest) -> HttpResponse:
     limit = get_config().MAX_POLL_EVENTS
     since = request.GET.get("since", "")
     gap = False
+    counters.polls += 1
     try:
         events, cursor = hub.since(Cursor.parse(since), channels, limit) if since else ([], hub.log.head)
     except Gap:
@@ -116,6 +118,11 @@ def publish_event(request: HttpRequest) -> HttpResponse:
     """Publish the event in the body: for programs that bring the token, and for staff, whose CSRF token is checked."""
     if refusal := _refusal(request):
         return error(403, refusal)
+    return accept_event(request)
+
+
+def accept_event(request: HttpRequest) -> HttpResponse:
+    """Publish the event in the body, for those who may: that has been found out."""
     try:
         body = json.loads(request.body)
     except RequestDataTooBig:
@@ -142,6 +149,11 @@ def _refusal(request: HttpRequest) -> str:
     if not user or not user.is_active or not user.is_staff:
         how = "bring the token, as Authorization: Bearer, or log in" if token else "log in"
         return f"Publishing is for staff: {how}. Programs need EVENTS['PUBLISH_TOKEN']."
+    return forgery(request)
+
+
+def forgery(request: HttpRequest) -> str:
+    """Why this request may come from another site, in a visitor's name; empty if it does not."""
     check = _CsrfCheck(HttpResponse)
     check.process_request(request)
     # Not for this view, whose exemption is not meant for those who come with a session.

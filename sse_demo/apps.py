@@ -5,4 +5,4 @@ class DemoConfig(AppConfig):
     name = "sse_demo"
 
     def ready(self) -> None:
-        from sse_demo import clock  # noqa: F401  registers the source
+        from sse_demo import clock, stats  # noqa: F401  they register the sources

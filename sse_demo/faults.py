@@ -1,23 +1,100 @@
 """Failures that visitors of the demonstration can give themselves, and nobody else: a cookie asks for one.
 
+fault=cut       every stream ends after a few seconds, as behind a proxy that limits how long an answer may take
 fault=refuse    the stream is answered 503, as when the server has no room for another
+fault=hang      the stream begins and says nothing, as behind a proxy that holds its bytes back
+fault=restart   the stream and the polls are answered 503, as by a proxy whose server is being restarted
+
+A cookie, because it reaches whichever process answers. It does not reach a stream that is open already, so the page
+opens a new one.
 """
 
-from django.http import HttpRequest, HttpResponseBase
-from django.views.decorators.csrf import csrf_exempt
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 
 from events import views
+from events.hub import Full, Subscription, get_hub
+from events.streams import HEADERS, EventStreamResponse, capacity
 
 COOKIE = "fault"
-REFUSE = "refuse"
+CUT, REFUSE, HANG, RESTART = "cut", "refuse", "hang", "restart"
 
-RETRY_AFTER = "1"  # seconds; the switch may be turned back at any moment
+RETRY_AFTER = "1"  # seconds; the failure may be over at any moment
+CUT_AFTER = 3.0  # seconds
+HANG_FOR = 10.0  # seconds; longer than the client's patience, and short as it may hold a thread
 
 
-@csrf_exempt  # as views.stream is
 def stream(request: HttpRequest) -> HttpResponseBase:
     """The stream, or the failure that this visitor has asked for."""
-    if request.COOKIES.get(COOKIE) == REFUSE:
-        message = "Refused, as your fault cookie asks; without it this is an event stream."
-        return views.error(503, message, {"Retry-After": RETRY_AFTER})
+    match request.COOKIES.get(COOKIE):
+        case "refuse" | "restart":
+            return _refusal()
+        case "hang":
+            return _hanging(request)
+        case "cut":
+            return _cut(views.stream(request))
     return views.stream(request)
+
+
+def poll(request: HttpRequest) -> HttpResponseBase:
+    """The poll, which only a restart of the server prevents."""
+    return _refusal() if request.COOKIES.get(COOKIE) == RESTART else views.poll(request)
+
+
+def _refusal() -> HttpResponse:
+    message = "Refused, as your fault cookie asks; without it this would work."
+    return views.error(503, message, {"Retry-After": RETRY_AFTER})
+
+
+def _cut(response: HttpResponseBase) -> HttpResponseBase:
+    if isinstance(response, EventStreamResponse):
+        end = time.monotonic() + CUT_AFTER
+        if response.is_async:
+            response.streaming_content = _until_async(end, aiter(response))
+        else:
+            response.streaming_content = _until(end, iter(response))
+    return response
+
+
+def _until(end: float, frames: Iterator[bytes]) -> Iterator[bytes]:
+    for frame in frames:
+        yield frame
+        if time.monotonic() > end:
+            return
+
+
+async def _until_async(end: float, frames: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for frame in frames:
+        yield frame
+        if time.monotonic() > end:
+            return
+
+
+def _hanging(request: HttpRequest) -> HttpResponseBase:
+    try:
+        # It takes the place of a stream: those who play with this must not take all threads.
+        place = get_hub().subscribe(["fault"], capacity(request))
+    except Full:
+        return _refusal()
+    silence = _silence_async(place) if isinstance(request, ASGIRequest) else _silence(place)
+    return StreamingHttpResponse(silence, headers=HEADERS)
+
+
+def _silence(place: Subscription) -> Iterator[bytes]:
+    try:
+        time.sleep(HANG_FOR)
+        yield b""
+    finally:
+        place.close()
+
+
+async def _silence_async(place: Subscription) -> AsyncIterator[bytes]:
+    try:
+        await asyncio.sleep(HANG_FOR)
+        yield b""
+    finally:
+        place.close()

@@ -4,7 +4,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
-from sse_demo import faults
+from sse_demo import faults, notes
 
 CONTENT_SECURITY_POLICY = "; ".join(
     [
@@ -19,6 +19,20 @@ CONTENT_SECURITY_POLICY = "; ".join(
     ]
 )
 
+# All that js/page.js imports, so that the browser need not discover it file by file.
+MODULES = ["events/feed.js", "events/share.js"] + [
+    f"js/{name}.js"
+    for name in ["at_your_size", "chart", "charts", "costs", "faults", "format", "lane", "log", "notes", "offline", "server_clock", "server_cost", "signs", "staleness", "strip", "tabs", "verdict"]
+]
+
+SIZES = {
+    "requests": "Requests each second",
+    "updates": "Updates that are seen",
+    "waits": "What is seen is late by",
+    "cores": "Processor cores",
+    "traffic": "Traffic a month",
+}
+
 
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
@@ -27,6 +41,9 @@ def index(request: HttpRequest) -> HttpResponse:
         "server_time": datetime.now(UTC),
         "origin": request.build_absolute_uri("/").rstrip("/"),
         "stream_is_broken": request.COOKIES.get(faults.COOKIE) == faults.REFUSE,
+        "modules": MODULES,
+        "sizes": SIZES,
+        "may_publish": notes.may_publish(request),
     }
     response = render(request, "index.html", context)
     response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY

@@ -1,13 +1,34 @@
 /** Numbers for people: digits in the manner of their locale, units as the SI writes them. */
 
 const digits = [0, 1].map((n) => new Intl.NumberFormat(undefined, { minimumFractionDigits: n, maximumFractionDigits: n }));
+const two = new Intl.NumberFormat(undefined, { maximumSignificantDigits: 2 });
+const percents = new Intl.NumberFormat(undefined, { style: "percent", maximumSignificantDigits: 2 });
 const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium", timeZone: "UTC" });
+
+const UNITS = ["kB", "MB", "GB", "TB", "PB"];
 
 const quantity = (number, decimals, unit) => `${digits[decimals].format(number)}\u00a0${unit}`;
 
 export const count = (number) => digits[0].format(number);
 
-export const times = (number) => (number === 1 ? "once" : `${count(number)} times`);
+export const times = (number) => (number < 2 ? ["never", "once"][number] : `${count(number)} times`);
+
+/** At most two digits that count, as befits what was multiplied from a few measurements. */
+export function short(number) {
+  if (!Number.isFinite(number)) return "–";
+  if (number < 0.01 && number > 0) return `<\u00a0${two.format(0.01)}`;
+  return two.format(number);
+}
+
+export const percent = (share) => percents.format(share);
+
+/** @param {number} [milliseconds]  Of processor time. */
+export function processor(milliseconds) {
+  if (!Number.isFinite(milliseconds)) return "–";
+  if (milliseconds < 1) return quantity(milliseconds * 1000, 0, "µs");
+  if (milliseconds < 1000) return quantity(milliseconds, 1, "ms");
+  return quantity(milliseconds / 1000, 1, "s");
+}
 
 export const seconds = (number) => quantity(number, Number.isInteger(number) ? 0 : 1, "s");
 
@@ -34,10 +55,13 @@ export function duration(number) {
   return minutes ? `${quantity(minutes, 0, "min")} ${rest}` : rest;
 }
 
+/** @param {number} [number] */
 export function bytes(number) {
+  if (!Number.isFinite(number)) return "–";
   if (number < 1000) return quantity(number, 0, "B");
-  if (number < 1_000_000) return quantity(number / 1000, 1, "kB");
-  return quantity(number / 1_000_000, 1, "MB");
+  let unit = 0;
+  for (number /= 1000; number >= 999.95 && unit + 1 < UNITS.length; unit += 1) number /= 1000;
+  return quantity(number, 1, UNITS[unit]);
 }
 
 /** Hours, minutes and seconds, UTC. */

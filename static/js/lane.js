@@ -17,6 +17,7 @@ export class Lane {
   bytes = 0;
 
   #article;
+  #feed;
   #clock;
   #strip;
   #headSize;
@@ -31,6 +32,7 @@ export class Lane {
    */
   constructor(article, feed, clock, headSize = Promise.resolve(0)) {
     this.#article = article;
+    this.#feed = feed;
     this.#clock = clock;
     this.#headSize = headSize;
     this.#strip = new Strip(this.#find("strip"));
@@ -77,13 +79,14 @@ export class Lane {
   #showState({ state, reason, retryIn }) {
     this.#retryAt = retryIn === undefined ? undefined : performance.now() + retryIn;
     if (state === "closed") this.staleness.pause();
-    if (state === "streaming") this.#headSize.then((size) => (this.bytes += size));
+    if (state === "streaming" && this.#feed.role !== "follower") this.#headSize.then((size) => (this.bytes += size));
     this.#article.dataset.state = state;
     this.#write("state", STATES[state]);
     this.#write("reason", reason);
   }
 
-  #addTraffic({ via, requests, bytes, elapsed }) {
+  #addTraffic({ via, requests, bytes, elapsed, type }) {
+    if (type === "stats") return; // the lab's own, which the other lane does without
     this.requests += requests;
     this.bytes += bytes;
     if (via === "poll") this.#roundTrip = elapsed;

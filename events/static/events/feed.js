@@ -507,6 +507,8 @@ function answerSize(response, body) {
  */
 export function headSize(response) {
   let head = `HTTP/1.1 ${response.status} ${response.statusText}\r\n`;
-  for (const [name, value] of response.headers) head += `${name}: ${value}\r\n`;
+  for (const [name, value] of response.headers) {
+    if (name !== "server-timing") head += `${name}: ${value}\r\n`; // what tells of costs should not add to them
+  }
   return encoder.encode(`${head}\r\n`).length;
 }

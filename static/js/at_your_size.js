@@ -1,0 +1,75 @@
+import * as format from "./format.js";
+
+const MONTH = 30.44 * 86_400; // seconds
+
+/**
+ * The measured costs, multiplied. Every figure is shown with what it was multiplied from.
+ *
+ * @returns {() => void}  Computes again, from what the costs are by now.
+ */
+export function atYourSize(show, control, costs, pollLane, streamLane) {
+  const [visitors, rate, interval] = ["visitors", "rate", "asks"].map(control);
+  [visitors, rate, interval].forEach((input) => input.addEventListener("input", compute));
+  compute();
+  return compute;
+
+  function compute() {
+    const people = twoDigits(10 ** Number(visitors.value));
+    const updates = twoDigits(10 ** Number(rate.value));
+    const every = Number(interval.value);
+    say(visitors, "visitors", format.count(people));
+    say(rate, "rate", updates < 1 ? `1 in ${format.seconds(twoDigits(1 / updates))}` : `${format.short(updates)} a second`);
+    say(interval, "asks", format.seconds(every));
+
+    const requests = people / every;
+    const events = people * updates;
+    row("requests", format.short(requests), `${format.count(people)} ÷ ${format.seconds(every)}`, "0", "each asks once, and stays");
+    row(
+      "updates",
+      format.percent(Math.min(1, 1 / (every * updates))),
+      updates * every > 1 ? "the latest of each interval" : "as there are fewer than polls",
+      format.percent(1),
+      "each, when it happens",
+    );
+    row(
+      "waits",
+      format.seconds(every / 2),
+      `${format.seconds(every)} ÷ 2`,
+      format.delay(streamLane.staleness.median),
+      "the median of your lane above",
+    );
+    row(
+      "cores",
+      format.short((requests * costs.poll) / 1000),
+      `${format.short(requests)}/s × ${format.processor(costs.poll)}`,
+      format.short((events * costs.event) / 1000),
+      `${format.short(events)}/s × ${format.processor(costs.event)}`,
+    );
+    row(
+      "traffic",
+      format.bytes(requests * costs.pollBytes * MONTH),
+      `${format.short(requests)}/s × ${format.bytes(costs.pollBytes)} × 1 month`,
+      format.bytes(events * costs.eventBytes * MONTH),
+      `${format.short(events)}/s × ${format.bytes(costs.eventBytes)} × 1 month`,
+    );
+  }
+
+  function row(name, poll, pollFormula, stream, streamFormula) {
+    write(`size-poll-${name}`, poll);
+    write(`size-poll-${name}-formula`, pollFormula);
+    write(`size-stream-${name}`, stream);
+    write(`size-stream-${name}-formula`, streamFormula);
+  }
+
+  function say(input, name, text) {
+    input.setAttribute("aria-valuetext", text);
+    write(`size-${name}`, text);
+  }
+
+  function write(name, text) {
+    const element = show(name);
+    if (element.textContent !== text) element.textContent = text;
+  }
+}
+
+const twoDigits = (number) => Number(number.toPrecision(2));
