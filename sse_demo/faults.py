@@ -12,6 +12,7 @@ opens a new one.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
@@ -51,27 +52,27 @@ def _refusal() -> HttpResponse:
 
 
 def _cut(response: HttpResponseBase) -> HttpResponseBase:
-    if isinstance(response, EventStreamResponse):
-        end = time.monotonic() + CUT_AFTER
-        if response.is_async:
-            response.streaming_content = _until_async(end, aiter(response))
-        else:
-            response.streaming_content = _until(end, iter(response))
-    return response
+    if not isinstance(response, EventStreamResponse):
+        return response
+    return StreamingHttpResponse(_until_async(response) if response.is_async else _until(response), headers=HEADERS)
 
 
-def _until(end: float, frames: Iterator[bytes]) -> Iterator[bytes]:
-    for frame in frames:
-        yield frame
-        if time.monotonic() > end:
-            return
+def _until(response: EventStreamResponse) -> Iterator[bytes]:
+    end = time.monotonic() + CUT_AFTER
+    with closing(response):
+        for frames in response:
+            yield frames
+            if time.monotonic() >= end:
+                return
 
 
-async def _until_async(end: float, frames: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    async for frame in frames:
-        yield frame
-        if time.monotonic() > end:
-            return
+async def _until_async(response: EventStreamResponse) -> AsyncIterator[bytes]:
+    end = time.monotonic() + CUT_AFTER
+    with closing(response):
+        async for frames in response:
+            yield frames
+            if time.monotonic() >= end:
+                return
 
 
 def _hanging(request: HttpRequest) -> HttpResponseBase:

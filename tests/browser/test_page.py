@@ -105,7 +105,18 @@ def test_a_broken_stream_falls_back_and_returns_when_it_is_mended(page: Page, se
         switch.uncheck()
         expect(state(page, "stream")).to_have_text("Streaming")
         expect(page.locator('[data-show="log"] b')).to_have_text(
-            ["streaming", "polling", "polling", "connecting", "streaming", "connecting"]
+            [
+                "streaming",
+                "polling",
+                "you",
+                "polling",
+                "connecting",
+                "you",
+                "streaming",
+                "connecting",
+                "leader",
+                "connecting",
+            ]
         )
     assert [complaint for complaint in heard if FAILED_REQUEST not in complaint] == []
 
@@ -188,7 +199,7 @@ def test_nothing_is_wider_than_the_screen(page: Page, server: Server, width: int
 def test_the_keyboard_reaches_every_control(page: Page, server: Server) -> None:
     page.goto(server.url)
     page.keyboard.press("Tab")
-    expect(page.get_by_role("slider")).to_be_focused()
+    expect(page.get_by_role("slider", name="Ask every")).to_be_focused()
     page.keyboard.press("ArrowLeft")
     expect(page.locator('[data-show="interval"]')).to_have_text("4.5\u00a0s")
     page.keyboard.press("Tab")
