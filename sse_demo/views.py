@@ -47,6 +47,7 @@ SIZES = {
     "updates": "Updates that are seen",
     "waits": "What is seen is late by",
     "cores": "Processor cores",
+    "every": "Cores, to show every update",
     "traffic": "Traffic a month",
 }
 

@@ -46,6 +46,13 @@ export function atYourSize(show, control, costs, pollLane, streamLane) {
       `${format.short(events)}/s × ${format.processor(costs.event)}`,
     );
     row(
+      "every",
+      format.short((events * costs.poll) / 1000),
+      `${format.short(events)}/s × ${format.processor(costs.poll)}, one poll for each update`,
+      format.short((events * costs.event) / 1000),
+      "the same, as it shows each of them",
+    );
+    row(
       "traffic",
       format.bytes(requests * costs.pollBytes * MONTH),
       `${format.short(requests)}/s × ${format.bytes(costs.pollBytes)} × 1 month`,

@@ -89,18 +89,21 @@ export class Chart {
   /** The area below, faintly: how much there was to wait, all in all. */
   #fill(first, index, x, y, time) {
     const context = this.#context;
+    let before = NaN;
     context.globalAlpha = 0.16;
-    for (let sample = first; sample + 1 < this.#next; sample += 1) {
-      const [from, to] = [sample % SIZE, (sample + 1) % SIZE];
-      const [start, end] = [this.#times[from], this.#times[to]];
-      if (time - start > SECONDS || end - start > GAP) continue;
-      context.beginPath();
-      context.moveTo(x(start), y(0));
-      context.lineTo(x(start), y(this.#values[index][from]));
-      context.lineTo(x(end) + 0.5, y(this.#values[index][to]));
-      context.lineTo(x(end) + 0.5, y(0));
-      context.fill();
+    context.beginPath();
+    for (let sample = first; sample < this.#next; sample += 1) {
+      const at = this.#times[sample % SIZE];
+      if (time - at > SECONDS) continue;
+      if (!(at - before < GAP)) {
+        if (!Number.isNaN(before)) context.lineTo(x(before), y(0));
+        context.moveTo(x(at), y(0));
+      }
+      context.lineTo(x(at), y(this.#values[index][sample % SIZE]));
+      before = at;
     }
+    context.lineTo(x(before), y(0));
+    context.fill();
     context.globalAlpha = 1;
   }
 

@@ -11,6 +11,7 @@ export class Costs {
   #polls = [];
   #answers = [];
   #history = [];
+  #event;
   #eventBytes;
 
   constructor(pollFeed, streamFeed) {
@@ -22,6 +23,8 @@ export class Costs {
     streamFeed.addEventListener("stats", ({ data }) => {
       this.totals = JSON.parse(data);
       keep(this.#history, { ...this.totals, at: performance.now() / 1000 });
+      const events = this.#grown("deliveries");
+      if (events > 0) this.#event = (this.#grown("stream_seconds") / events) * 1000;
     });
     streamFeed.addEventListener("message", ({ data, lastEventId }) => {
       if (streamFeed.state === "streaming") this.#eventBytes = `data: ${data}\n\n`.length; // a time is ASCII
@@ -35,8 +38,7 @@ export class Costs {
 
   /** Milliseconds of processor time that it took to write one event to one stream. */
   get event() {
-    const events = this.#grown("deliveries");
-    return events > 0 ? (this.#grown("stream_seconds") / events) * 1000 : undefined;
+    return this.#event;
   }
 
   /** Bytes of an answer to a poll, with its head. */

@@ -3,7 +3,7 @@ import * as format from "./format.js";
 const EVERY = 2000; // ms; a tab that crashes tells nobody
 
 const PARTS = {
-  joining: "asks the others for a stream",
+  joining: "joins",
   leader: "holds the stream",
   follower: "is fed by another tab",
   alone: "reads by itself",
