@@ -29,6 +29,7 @@ CUT_AFTER = 3.0  # seconds
 HANG_FOR = 10.0  # seconds; longer than the client's patience, and short as it may hold a thread
 
 
+@views.allow("GET", "HEAD")
 def stream(request: HttpRequest) -> HttpResponseBase:
     """The stream, or the failure that this visitor has asked for."""
     match request.COOKIES.get(COOKIE):
@@ -41,6 +42,7 @@ def stream(request: HttpRequest) -> HttpResponseBase:
     return views.stream(request)
 
 
+@views.allow("GET", "HEAD")
 def poll(request: HttpRequest) -> HttpResponseBase:
     """The poll, which only a restart of the server prevents."""
     return _refusal() if request.COOKIES.get(COOKIE) == RESTART else views.poll(request)

@@ -3,21 +3,20 @@
 import json
 import resource
 import sys
-import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 from events.hub import get_hub
 from events.metrics import counters
-from events.sources import Show, source
+from events.sources import Show, Stop, source
 from events.wire import Event
 
 INTERVAL = 1.0  # seconds
 
 
 @source("stats")
-def stats(show: Show, stop: threading.Event) -> None:
+def stats(show: Show, stop: Stop) -> None:
     """Totals, so that a reader who misses one loses nothing."""
     while not stop.wait(INTERVAL):
         show(Event(None, "stats", "stats", json.dumps(totals())))

@@ -9,6 +9,9 @@ from django.test import AsyncClient, Client, override_settings
 from events.hub import get_hub
 from sse_demo import faults
 
+# As a stream ends, Django looks after the connections to the database.
+pytestmark = pytest.mark.django_db
+
 
 async def whole_stream(client: AsyncClient) -> bytes:
     response: Any = await client.get("/events/")

@@ -13,6 +13,9 @@ from events.wire import Event
 from sse_demo import stats
 from sse_demo.cpu_time import cpu_time
 
+# As a stream ends, Django looks after the connections to the database.
+pytestmark = pytest.mark.django_db
+
 
 def test_the_stats_are_shown_while_somebody_listens_and_stop_when_nobody_does(
     client: Client, monkeypatch: pytest.MonkeyPatch
