@@ -7,7 +7,7 @@ const MONTH = 30.44 * 86_400; // seconds
  *
  * @returns {() => void}  Computes again, from what the costs are by now.
  */
-export function atYourSize(show, control, costs, pollLane, streamLane) {
+export function atYourSize(show, control, costs, streamLane, clock) {
   const [visitors, rate, interval] = ["visitors", "rate", "asks"].map(control);
   [visitors, rate, interval].forEach((input) => input.addEventListener("input", compute));
   compute();
@@ -35,7 +35,7 @@ export function atYourSize(show, control, costs, pollLane, streamLane) {
       "waits",
       format.seconds(every / 2),
       `${format.seconds(every)} ÷ 2`,
-      format.delay(streamLane.staleness.median),
+      format.delay(streamLane.staleness.median, clock.error),
       "the median of your lane above",
     );
     row(

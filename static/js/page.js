@@ -38,7 +38,7 @@ const faults = new Faults([...document.querySelectorAll("[data-fault]")], contro
 const notes = new Notes(show("notes"), show("note"), { poll: pollFeed, stream: streamFeed }, clock);
 if (control("publish")) publishForm(control("publish"), show("published"), clock);
 const drawAll = drawCharts(show, pollLane, streamLane);
-const compute = atYourSize(show, control, costs, pollLane, streamLane);
+const compute = atYourSize(show, control, costs, streamLane, clock);
 showTabs(show, streamFeed);
 showSigns(streamFeed, document.querySelector("link[rel=icon]"));
 
