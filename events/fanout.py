@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from events.conf import get_config
 from events.hub import Hub
 from events.log import Cursor, Gap
+from events.metrics import counters
 from events.streams import HEARTBEAT, EventStream, farewell
 from events.wire import Event
 
@@ -129,14 +130,16 @@ class _Group:
         if self._hub.draining:
             await self._drain()
             return
+        began = time.thread_time()
         before = self.place
         level = [connection for connection in self.streams if connection.is_level]
+        events: list[Event] = []
         try:
-            payload = _join(self._reader.read())
+            events = self._reader.read()
         except Gap:  # it was a long pass, or a short log
             for connection in level:
                 connection.fall(before)
-            payload = b""
+        payload = _join(events)
         if self._reader.cursor < self._hub.log.head or len(self._ready) > _CATCH_UP:
             self.ring()  # there is more to do than this pass does
         # At once, as whoever reads where the reader just read will be level with it.
@@ -147,7 +150,9 @@ class _Group:
         if payload:
             self._is_silent = False
             self._last = time.monotonic()
-            await self._write(self.wrap(payload), level, before, self.place)
+        counters.stream_seconds += time.thread_time() - began
+        if payload:
+            counters.deliveries += len(events) * await self._write(self.wrap(payload), level, before, self.place)
 
     def look(self, now: float, patience: float) -> None:
         """Look for silence, old age, and those who take nothing of what the log no longer has."""
@@ -164,15 +169,24 @@ class _Group:
     def wrap(self, payload: bytes) -> bytes:
         return b"%x\r\n%b\r\n" % (len(payload), payload) if self.chunked else payload
 
-    async def _write(self, payload: bytes, level: "list[_Connection]", before: Place, after: Place) -> None:
+    async def _write(self, payload: bytes, level: "list[_Connection]", before: Place, after: Place) -> int:
+        """How many streams were written to."""
+        written = 0
+        began = time.thread_time()
         for number, connection in enumerate(level, 1):
             if connection.is_level:
                 if connection.is_paused:
                     connection.fall(before)
-                elif not connection.write(payload):
-                    connection.fall(after)
+                else:
+                    written += 1
+                    if not connection.write(payload):
+                        connection.fall(after)
             if not number % _SLICE:
+                counters.stream_seconds += time.thread_time() - began
                 await asyncio.sleep(0)
+                began = time.thread_time()
+        counters.stream_seconds += time.thread_time() - began
+        return written
 
     def _catch_up(self, connection: "_Connection") -> None:
         if payload := connection.stream.read():

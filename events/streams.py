@@ -55,6 +55,11 @@ class EventStreamResponse(StreamingHttpResponse):
         )
         super().__init__(self._frames, headers=HEADERS)
 
+    def limit(self, seconds: float) -> None:
+        """End the stream after so long, if nothing ends it before."""
+        if self._stream:
+            self._stream.expires = min(self._stream.expires, time.monotonic() + seconds)
+
     def detach(self) -> "EventStream | None":
         """Take the stream out, for whoever serves it after the request has ended; the response is empty then.
 

@@ -12,14 +12,13 @@ opens a new one.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
 
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 
 from events import views
 from events.hub import Full, Subscription, get_hub
-from events.streams import HEADERS, EventStreamResponse, capacity
+from events.streams import HEADERS, EventStreamResponse, capacity, event_stream
 
 COOKIE = "fault"
 CUT, REFUSE, HANG, RESTART = "cut", "refuse", "hang", "restart"
@@ -29,6 +28,7 @@ CUT_AFTER = 3.0  # seconds
 HANG_FOR = 10.0  # seconds; longer than the client's patience, and short as it may hold a thread
 
 
+@event_stream
 @views.allow("GET", "HEAD")
 def stream(request: HttpRequest) -> HttpResponseBase:
     """The stream, or the failure that this visitor has asked for."""
@@ -54,27 +54,9 @@ def _refusal() -> HttpResponse:
 
 
 def _cut(response: HttpResponseBase) -> HttpResponseBase:
-    if not isinstance(response, EventStreamResponse):
-        return response
-    return StreamingHttpResponse(_until_async(response) if response.is_async else _until(response), headers=HEADERS)
-
-
-def _until(response: EventStreamResponse) -> Iterator[bytes]:
-    end = time.monotonic() + CUT_AFTER
-    with closing(response):
-        for frames in response:
-            yield frames
-            if time.monotonic() >= end:
-                return
-
-
-async def _until_async(response: EventStreamResponse) -> AsyncIterator[bytes]:
-    end = time.monotonic() + CUT_AFTER
-    with closing(response):
-        async for frames in response:
-            yield frames
-            if time.monotonic() >= end:
-                return
+    if isinstance(response, EventStreamResponse):
+        response.limit(CUT_AFTER)
+    return response
 
 
 def _hanging(request: HttpRequest) -> HttpResponseBase:

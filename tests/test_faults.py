@@ -39,7 +39,7 @@ def test_a_refusal_says_when_to_come_back(client: Client, fault: str) -> None:
 
 
 def test_a_stream_that_is_cut_says_hello_and_ends(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faults, "CUT_AFTER", 0)
+    monkeypatch.setattr(faults, "CUT_AFTER", 0.05)
     client.cookies[faults.COOKIE] = "cut"
     response = client.get("/events/")
     assert b"event: hello" in b"".join(response)
@@ -48,7 +48,7 @@ def test_a_stream_that_is_cut_says_hello_and_ends(client: Client, monkeypatch: p
 
 
 def test_a_stream_in_an_event_loop_is_cut_as_well(async_client: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faults, "CUT_AFTER", 0)
+    monkeypatch.setattr(faults, "CUT_AFTER", 0.05)
     async_client.cookies[faults.COOKIE] = "cut"
     assert b"event: hello" in asyncio.run(whole_stream(async_client))
     assert get_hub().streams == 0
