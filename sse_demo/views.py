@@ -2,8 +2,10 @@ from datetime import UTC, datetime
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.views.decorators.gzip import gzip_page
 from django.views.decorators.http import require_safe
 
+from events.conf import get_config
 from sse_demo import faults, notes
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -53,6 +55,7 @@ SIZES = {
 
 
 @require_safe
+@gzip_page  # the one secret in it, the CSRF token, is masked anew for each answer
 def index(request: HttpRequest) -> HttpResponse:
     """The demonstration: one clock, read by streaming and by polling, side by side."""
     context = {
@@ -61,6 +64,7 @@ def index(request: HttpRequest) -> HttpResponse:
         "stream_is_broken": request.COOKIES.get(faults.COOKIE) == faults.REFUSE,
         "modules": MODULES,
         "sizes": SIZES,
+        "stream_age": get_config().MAX_STREAM_AGE,
         "may_publish": notes.may_publish(request),
     }
     response = render(request, "index.html", context)

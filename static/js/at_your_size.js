@@ -9,6 +9,7 @@ const MONTH = 30.44 * 86_400; // seconds
  */
 export function atYourSize(show, control, costs, streamLane, clock) {
   const [visitors, rate, interval] = ["visitors", "rate", "asks"].map(control);
+  const age = Number(show("size").dataset.age);
   [visitors, rate, interval].forEach((input) => input.addEventListener("input", compute));
   compute();
   return compute;
@@ -23,7 +24,13 @@ export function atYourSize(show, control, costs, streamLane, clock) {
 
     const requests = people / every;
     const events = people * updates;
-    row("requests", format.short(requests), `${format.count(people)} ÷ ${format.seconds(every)}`, "0", "each asks once, and stays");
+    row(
+      "requests",
+      format.short(requests),
+      `${format.count(people)} ÷ ${format.seconds(every)}`,
+      age ? format.short(people / age) : "0",
+      age ? `${format.count(people)} ÷ ${format.count(age)} s, after which a stream is renewed` : "each asks once, and stays",
+    );
     row(
       "updates",
       format.percent(Math.min(1, 1 / (every * updates))),
