@@ -23,14 +23,17 @@ from events.models import LogState, StoredEvent
 from events.wire import Event
 from sse_demo.settings import SQLITE_OPTIONS
 from tests.live.servers import ROOT, Server
-from tests.services import PostgreSQL, Valkey
+from tests.services import Valkey
 
 PATIENCE = 30  # seconds that a test waits for what it was promised
 
 
 @dataclass
 class Log:
-    """One log, empty at first, and the ways to it: a URL for EVENTS_BROKER and the environment of a process."""
+    """One log, empty at first, and the ways to it: a URL for EVENTS_BROKER and the environment of a process.
+
+    Transactions in the database `alias` are those that its events may wait for.
+    """
 
     url: str
     environment: dict[str, str] = field(default_factory=dict)
@@ -40,8 +43,10 @@ class Log:
 
     def open(self, history: int = 10_000, history_seconds: float = 86_400.0) -> Broker:
         """A broker on this log, as another process would have it."""
-        self.brokers.append(open_broker(self.url, history, history_seconds))
-        return self.brokers[-1]
+        broker = open_broker(self.url, history, history_seconds)
+        broker.database = self.alias
+        self.brokers.append(broker)
+        return broker
 
     def close(self) -> None:
         for broker in self.brokers:
@@ -109,18 +114,18 @@ def open_log(request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: 
         stack.enter_context(django_db_blocker.unblock())
 
         def make(kind: str) -> Log:
+            url = f"sqlite:///{tmp_path / 'events.sqlite3'}"
+            if kind == "postgresql":
+                url = request.getfixturevalue("postgresql_server").new_database()
+            alias = stack.enter_context(_database(url))
             match kind:
                 case "memory":
-                    log = Log("memory:")
-                case "sqlite":
-                    log = stack.enter_context(_database_log(f"sqlite:///{tmp_path / 'events.sqlite3'}"))
-                case "postgresql":
-                    server: PostgreSQL = request.getfixturevalue("postgresql_server")
-                    log = stack.enter_context(_database_log(server.new_database()))
+                    log = Log("memory:", alias=alias)
                 case "valkey":
-                    log = stack.enter_context(_valkey_log(request.getfixturevalue("valkey_server")))
+                    log = stack.enter_context(_valkey_log(request.getfixturevalue("valkey_server"), alias))
                 case _:
-                    raise ValueError(kind)
+                    call_command("migrate", "events", database=alias, verbosity=0)
+                    log = Log(f"db:{alias}", {"DATABASE_URL": url}, alias, lambda: _empty(alias))
             stack.callback(log.close)
             return log
 
@@ -128,20 +133,20 @@ def open_log(request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: 
 
 
 @contextmanager
-def _valkey_log(server: Valkey) -> Iterator[Log]:
+def _valkey_log(server: Valkey, alias: str) -> Iterator[Log]:
     stream = f"test-{uuid.uuid4()}"
     with server.client() as client:
-        yield Log(f"{server.url}?stream={stream}", lose_history=lambda: client.delete(stream))
+        yield Log(f"{server.url}?stream={stream}", alias=alias, lose_history=lambda: client.delete(stream))
         client.delete(stream)
 
 
 @contextmanager
-def _database_log(url: str) -> Iterator[Log]:
+def _database(url: str) -> Iterator[str]:
+    """A database of the project under an alias of its own."""
     alias = f"test_{uuid.uuid4().hex}"
     connections.databases[alias] = {**connections.databases["default"], **_as_in_the_project(url)}
     try:
-        call_command("migrate", "events", database=alias, verbosity=0)
-        yield Log(f"db:{alias}", {"DATABASE_URL": url}, alias, lambda: _empty(alias))
+        yield alias
     finally:
         connections[alias].close()
         del connections[alias]

@@ -5,11 +5,9 @@ import os
 os.environ.setdefault("DJANGO_SECRET_KEY", "for tests only")
 
 from sse_demo.settings import *  # noqa: F403
-from sse_demo.settings import DATABASES, STORAGES
+from sse_demo.settings import STORAGES
 
 # No collectstatic before unit tests; the live tests run it for real.
 STORAGES["staticfiles"]["BACKEND"] = "django.contrib.staticfiles.storage.StaticFilesStorage"
 
 EVENTS = {"BROKER": "memory:"}  # each test begins with an empty log
-
-DATABASES["default"]["NAME"] = ":memory:"  # nothing that a test does outside its own database stays

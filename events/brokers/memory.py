@@ -35,7 +35,7 @@ class MemoryBroker:
         return [str(event.id) for event in numbered]
 
     def append_on_commit(self, events: Sequence[Event]) -> None:
-        transaction.on_commit(partial(self.append, events))
+        transaction.on_commit(partial(self.append, events), using=self.database)
 
     def after(self, cursor: Cursor, limit: int) -> list[Event]:
         with self._lock:

@@ -77,7 +77,7 @@ class RedisBroker:
             return ids
 
     def append_on_commit(self, events: Sequence[Event]) -> None:
-        transaction.on_commit(partial(self.append, events))
+        transaction.on_commit(partial(self.append, events), using=self.database)
 
     def after(self, cursor: Cursor, limit: int) -> list[Event]:
         if max(cursor) > _LARGEST:

@@ -190,7 +190,7 @@ def test_many_processes_publish_at_once_and_none_fails(log: Log) -> None:
             "import django; django.setup()\n"
             "from django.db import transaction\n"
             "from events import publish\n"
-            "for n in range(100):\n"
+            "for n in range(40):\n"
             "    if n % 2:\n"
             f"        publish('a', [{writer}, n])\n"
             "    else:\n"
@@ -202,11 +202,11 @@ def test_many_processes_publish_at_once_and_none_fails(log: Log) -> None:
     for process in writers:
         _, errors = process.communicate(timeout=60)
         assert (process.returncode, errors) == (0, "")
-    events = recorder.events(600)
+    events = recorder.events(240)
     cursors = [Cursor.parse(event.id or "") for event in events]
     assert cursors == sorted(set(cursors))
     for writer in range(6):
-        assert [n for who, n in map(json.loads, (event.data for event in events)) if who == writer] == list(range(100))
+        assert [n for who, n in map(json.loads, (event.data for event in events)) if who == writer] == list(range(40))
 
 
 def test_following_survives_a_restart_of_postgresql(open_log: OpenLog, postgresql_server: PostgreSQL) -> None:
