@@ -81,13 +81,11 @@ def _django(*apps: str, **more: Any) -> Any:
     from django.conf import settings
     from django.core.asgi import get_asgi_application
 
-    from sse_demo.settings import MIDDLEWARE  # the same for all who are Django
-
     settings.configure(
         SECRET_KEY="benchmark",
         ALLOWED_HOSTS=["127.0.0.1"],
         ROOT_URLCONF=__name__,
-        MIDDLEWARE=[middleware for middleware in MIDDLEWARE if middleware.startswith("django.")],
+        MIDDLEWARE=["django.middleware.security.SecurityMiddleware", "django.middleware.common.CommonMiddleware"],
         INSTALLED_APPS=apps,
         **more,
     )

@@ -33,7 +33,7 @@ ROUNDS = int(os.environ.get("ROUNDS", 3))
 SECONDS = float(os.environ.get("SECONDS", 4))
 MUTE_SECONDS = float(os.environ.get("MUTE_SECONDS", 60))
 
-UVICORN = [sys.executable, "-m", "uvicorn", "--port", "{port}", "--log-level", "warning", "--backlog", "4096"]
+UVICORN = [sys.executable, "-m", "uvicorn", "--port", "{port}", "--log-level", "critical", "--backlog", "4096"]
 GUNICORN = [sys.executable, "-m", "gunicorn", "sse_demo.asgi", "--no-control-socket", "--log-level", "warning"]
 NGINX = """
 load_module {nchan};
