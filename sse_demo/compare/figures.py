@@ -185,6 +185,12 @@ def verdict(comparison: Comparison) -> list[str]:
         if stream.staleness and fresh.staleness and stream.staleness.median > 0:
             ratio = fresh.staleness.median / stream.staleness.median
             lines.append(f"What users saw was {count(ratio)} times fresher at the median than with {fresh.arm.name}.")
+    if costs := comparison.costs:
+        lines.append(
+            f"Publishing took {seconds(costs.publish_cpu)} of CPU for each update, however many read it; reading it, "
+            f"{seconds(costs.stream_cpu)} for each user on a stream. A poll that finds something took "
+            f"{seconds(costs.poll_cpu)}."
+        )
     if trial := comparison.poll_server:
         others = [other for other in comparison.trials if other is not trial]
         beside = "".join(f", against {seconds(other.cpu_per_request)} on {other.server}" for other in others)
