@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ from tests.live.servers import ROOT
 from tests.services import postgresql_server, valkey_server
 
 __all__ = ["open_log", "postgresql_server", "valkey_server"]
+
+
+# A job in the background ignores SIGINT, and so does all that it starts: but not what these tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
