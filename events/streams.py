@@ -6,7 +6,6 @@ import random
 import socketserver
 import sys
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
 from types import FrameType
 from typing import Any, TypeVar
@@ -90,7 +89,7 @@ class EventStream:
     def __init__(self, subscription: Subscription, last_event_id: str = "") -> None:
         config = get_config()
         self.subscription = subscription
-        self.missed: deque[Event] = deque()  # what the log has no more
+        self.missed: list[Event] = []  # what the log has no more, the newest first; an empty deque would cost 760 bytes
         self._left = False
         age = config.MAX_STREAM_AGE * random.uniform(0.8, 1)  # noqa: S311  those who came together leave one by one
         self.expires = time.monotonic() + age if age else math.inf
@@ -98,7 +97,7 @@ class EventStream:
         if last_event_id:
             try:
                 missed, further = subscription.resume(Cursor.parse(last_event_id))
-                self.missed.extend(missed)
+                self.missed = missed[::-1]
                 resumed = len(self.missed) + further
                 cursor = last_event_id
             except Gap:
@@ -149,7 +148,7 @@ class EventStream:
         while self.missed:
             piece = b""
             while self.missed and len(piece) < PIECE:
-                piece += self.missed.popleft().frame
+                piece += self.missed.pop().frame
             yield piece
 
     def read(self) -> bytes:
