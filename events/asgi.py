@@ -11,10 +11,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, suppress
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import django
-from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.core import signals
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, get_script_prefix
@@ -30,13 +31,15 @@ Message = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+_View = TypeVar("_View", bound=Callable[..., HttpResponseBase])
+
 TAKEOVER = "events.takeover"
 """The ASGI extension of a server that serves a stream from after its greeting on.
 
 `scope["extensions"][TAKEOVER](stream)` takes an EventStream, and with it the connection: the application returns."""
 
-# All requests for streams of a process run in these. A crowd is greeted no sooner with more of them, as they take turns
-# anyway; with fewer, some that wait for a slow session store would hold up everybody.
+# All requests of a process for marked views run in these. A crowd is greeted no sooner with more of them, as they take
+# turns anyway; with fewer, some that wait for a slow session store would hold up everybody.
 THREADS = 8
 
 
@@ -49,11 +52,10 @@ def get_event_stream_application() -> "EventStreamHandler":
 class EventStreamHandler(ASGIHandler):
     """Django's handler, and streams that outlive their request. Serves the lifespan protocol: the hub ends with it.
 
-    Django under ASGI takes a thread for every request that has sync parts, and keeps it until the response ends,
-    which a stream does not. A request for a view marked with `streams.event_stream` that accepts text/event-stream,
-    as EventSource says of all of its own, runs in one piece in one of a few threads that are kept, through a sync
-    chain of the same middleware; any other one takes Django's way, and if a stream comes of it, it is taken out of
-    the response.
+    Django under ASGI takes a thread for every request that has sync parts, keeps it until the response ends, which a
+    stream does not, and goes there and back for every middleware. A request for a view marked with `in_one_thread`
+    runs in one piece in one of a few threads that are kept, through a sync chain of the same middleware; any other
+    one takes Django's way, and if a stream comes of it, it is taken out of the response.
     """
 
     def __init__(self) -> None:
@@ -66,7 +68,8 @@ class EventStreamHandler(ASGIHandler):
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
             return
-        if scope["type"] == "http" and _asks_for_stream(scope):
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if scope["type"] == "http" and _runs_in_one_thread(path, settings.ROOT_URLCONF):
             if stream := await self._answer(scope, receive, send):
                 await self._serve(stream, scope, receive, send)
             return
@@ -106,12 +109,14 @@ class EventStreamHandler(ASGIHandler):
             body = await self.read_body(receive)
         except RequestAborted:
             return None
-        response, stream = await sync_to_async(self._respond, thread_sensitive=False, executor=self._threads)(
-            scope, body
-        )
+        loop = asyncio.get_running_loop()
+        response, stream = await loop.run_in_executor(self._threads, self._respond, scope, body)
         if stream:
             await super().send_response(response, _Sender(send).head)
             return stream
+        if not response.streaming:
+            await super().send_response(response, send)
+            return None
         sending = asyncio.ensure_future(self.send_response(response, send))
         gone = asyncio.ensure_future(receive())
         try:
@@ -121,8 +126,7 @@ class EventStreamHandler(ASGIHandler):
             sending.cancel()
         with suppress(asyncio.CancelledError):
             await sending
-        if response.streaming:
-            await sync_to_async(response.close, thread_sensitive=False, executor=self._threads)()
+        await loop.run_in_executor(self._threads, response.close)
         return None
 
     def _respond(self, scope: Scope, body: Any) -> tuple[HttpResponseBase, EventStream | None]:
@@ -175,15 +179,21 @@ class _Receiver:
             self._pending.cancel()
 
 
-def _asks_for_stream(scope: Scope) -> bool:
-    """Whether a request is for a stream, as far as its first line and its Accept header tell."""
-    if not any(name == b"accept" and b"text/event-stream" in value for name, value in scope["headers"]):
-        return False
+def in_one_thread(view: _View) -> _View:
+    """Mark a sync view whose whole request EventStreamHandler runs in one thread: cheaper, but one of THREADS.
+
+    The mark goes through decorators that use functools.wraps, as Django's own do.
+    """
+    vars(view)["in_one_thread"] = True
+    return view
+
+
+@lru_cache(maxsize=1024)
+def _runs_in_one_thread(path: str, urlconf: str) -> bool:
     try:
-        match = resolve(scope["path"].removeprefix(scope.get("root_path", "")))
+        return hasattr(resolve(path, urlconf).func, "in_one_thread")
     except Resolver404:
         return False
-    return hasattr(match.func, "event_stream")
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -6,13 +6,12 @@ import random
 import socketserver
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, StreamingHttpResponse
-from django.http.response import HttpResponseBase
 
 from events.conf import get_config
 from events.hub import PIECE, Subscription, get_hub
@@ -36,8 +35,6 @@ def control(type: str, **data: object) -> bytes:
 HEARTBEAT = control("heartbeat")
 
 _LOOK = 1.0  # seconds between two looks at whether gunicorn wants the worker to stop, which nothing else tells a thread
-
-_View = TypeVar("_View", bound=Callable[..., HttpResponseBase])
 
 
 class EventStreamResponse(StreamingHttpResponse):
@@ -183,15 +180,6 @@ def farewell() -> bytes:
     """The last words of a stream that is ended on purpose: when to come back, each client at another time."""
     config = get_config()
     return encode_retry(config.RETRY + random.randrange(config.SPREAD + 1)) + b"\n"  # noqa: S311  no secret
-
-
-def event_stream(view: _View) -> _View:
-    """Mark a view that answers with an EventStreamResponse: asgi.EventStreamHandler then runs it the short way.
-
-    The mark goes through decorators that use functools.wraps, as Django's own do.
-    """
-    vars(view)["event_stream"] = True
-    return view
 
 
 def capacity(request: HttpRequest) -> int:

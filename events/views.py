@@ -16,13 +16,14 @@ from django.utils.cache import get_conditional_response
 from django.utils.crypto import constant_time_compare
 from django.views.decorators.csrf import csrf_exempt
 
+from events.asgi import in_one_thread
 from events.brokers import Unavailable
 from events.conf import get_config
 from events.hub import Full, get_hub
 from events.log import Cursor, Gap
 from events.metrics import counters
 from events.publishing import InvalidEvent, TooLarge, check_channels, publish
-from events.streams import HEADERS, EventStreamResponse, event_stream
+from events.streams import HEADERS, EventStreamResponse
 
 DEFAULT_CHANNEL = "clock"
 RETRY_AFTER = "10"  # seconds; a place may be free by then, and until then the client polls
@@ -40,6 +41,7 @@ def allow(*methods: str) -> Callable[[View], View]:
     """Answers any other method with 405, bad parameters with 400, and 503 without a broker, all in JSON."""
 
     def decorate(view: View) -> View:
+        @in_one_thread
         @csrf_exempt  # what is not accepted is told so by 405, and not by a page about cookies
         @wraps(view)
         def answer(request: HttpRequest) -> HttpResponseBase:
@@ -59,7 +61,6 @@ def allow(*methods: str) -> Callable[[View], View]:
     return decorate
 
 
-@event_stream
 @allow("GET", "HEAD")
 def stream(request: HttpRequest) -> HttpResponseBase:
     """An event stream of the channels asked for, from Last-Event-ID on if there is one."""

@@ -18,7 +18,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHt
 
 from events import views
 from events.hub import Full, Subscription, get_hub
-from events.streams import HEADERS, EventStreamResponse, capacity, event_stream
+from events.streams import HEADERS, EventStreamResponse, capacity
 
 COOKIE = "fault"
 CUT, REFUSE, HANG, RESTART = "cut", "refuse", "hang", "restart"
@@ -28,7 +28,6 @@ CUT_AFTER = 3.0  # seconds
 HANG_FOR = 10.0  # seconds; longer than the client's patience, and short as it may hold a thread
 
 
-@event_stream
 @views.allow("GET", "HEAD")
 def stream(request: HttpRequest) -> HttpResponseBase:
     """The stream, or the failure that this visitor has asked for."""

@@ -17,15 +17,15 @@ from django.utils.decorators import async_only_middleware, sync_and_async_middle
 from pytest_django.fixtures import Settings
 
 from events import publish
-from events.asgi import TAKEOVER, THREADS, EventStreamHandler
+from events.asgi import TAKEOVER, THREADS, EventStreamHandler, in_one_thread
 from events.hub import get_hub
-from events.streams import EventStream, EventStreamResponse, event_stream
+from events.streams import EventStream, EventStreamResponse
 from events.wire import Decoder, Event
 
 ACCEPT = (b"accept", b"text/event-stream")
 
 
-@event_stream
+@in_one_thread
 def marked(request: HttpRequest) -> HttpResponseBase:
     return EventStreamResponse(request, ["a"])
 
@@ -40,17 +40,17 @@ async def asynchronous(request: HttpRequest) -> HttpResponseBase:
     return EventStreamResponse(request, ["a"])
 
 
-@event_stream
+@in_one_thread
 def thread(request: HttpRequest) -> HttpResponseBase:
     return JsonResponse({"thread": threading.current_thread().name})
 
 
-@event_stream
+@in_one_thread
 def failing(request: HttpRequest) -> HttpResponseBase:
     raise ValueError("a bug")
 
 
-@event_stream
+@in_one_thread
 def of_another_kind(request: HttpRequest) -> HttpResponseBase:
     async def pieces() -> AsyncIterator[bytes]:
         yield b"one"
