@@ -1,7 +1,8 @@
 """`make bench`: this project and its peers, one after the other and again, under the same load in the same run.
 
 The server has the first core to itself and the clients the second one, so "a second" is "a second and core". Every
-number is the median over the rounds, whose servers take turns; speeds of different runs do not compare.
+number is the median over the rounds, whose servers take turns; speeds of different runs do not compare. In the reload
+alone three workers share both cores with the clients.
 
     ROUNDS=3 SECONDS=4 ONLY=fan-out,nchan make bench
 """
@@ -21,10 +22,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import publish_at_rate
+from benchmarks.reload import reload
 
 HERE = Path(__file__).resolve().parent
 NCHAN = next(Path("/usr/lib").glob("**/ngx_nchan_module.so"), None) if shutil.which("nginx") else None
@@ -32,6 +35,7 @@ SERVER_CORE, CLIENT_CORE = sorted(os.sched_getaffinity(0))[:2]
 ROUNDS = int(os.environ.get("ROUNDS", 3))
 SECONDS = float(os.environ.get("SECONDS", 4))
 MUTE_SECONDS = float(os.environ.get("MUTE_SECONDS", 60))
+RATES = (20, 100, 1000, 4000)  # events a second to 1,000 clients: what each of them can do, and more than it can
 
 UVICORN = [sys.executable, "-m", "uvicorn", "--port", "{port}", "--log-level", "critical", "--backlog", "4096"]
 GUNICORN = [sys.executable, "-m", "gunicorn", "sse_demo.asgi", "--no-control-socket", "--log-level", "warning"]
@@ -69,6 +73,7 @@ PEERS = [
     Peer("portable", [*UVICORN, "sse_demo.asgi:application"], "/events/?channel=bench"),
     Peer("fan-out", [*GUNICORN, "--bind", "127.0.0.1:{port}"], "/events/?channel=bench", forks=True),
 ]
+OURS = ("fan-out", "portable")
 
 
 def compile_load(directory: Path) -> Path:
@@ -280,14 +285,23 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as directory:
         load = compile_load(Path(directory))
-        row("Saturated: 1,000 events/s to 1,000 clients", ROUNDS, lambda peer: deliveries(peer, load, 1000), peers)
-        row("Unsaturated: 100 events/s to 1,000 clients", ROUNDS, lambda peer: deliveries(peer, load, 100), peers)
+        for rate in RATES:
+            row(f"{rate:,} events/s to 1,000 clients", ROUNDS, partial(deliveries, load=load, rate=rate), peers)
+        most = {peer.name: max(tables[title][peer.name]["deliveries/s"] for title in tables) for peer in peers}
+        title = "The most of these"
+        tables[title] = {
+            name: {"deliveries/s": each} | {f"{ours} / it": most[ours] / each for ours in OURS if ours in most}
+            for name, each in most.items()
+            if each
+        }
+        show(title, tables[title])
         servers = [peer for peer in peers if "{load}" not in peer.command]
         row("1,000 silent streams", 1, lambda peer: holding(peer, load, 1000), servers)
         many = [peer for peer in servers if peer.most >= 10_000]
         row("10,000 silent streams", ROUNDS, lambda peer: holding(peer, load, 10_000), many)
-        ours = [peer for peer in peers if peer.name == "fan-out"]
-        row("100 of 1,000 never read, 100 events/s", 1, lambda peer: mute(peer, load), ours)
+        fan_out = [peer for peer in peers if peer.name == "fan-out"]
+        row("100 of 1,000 never read, 100 events/s", 1, lambda peer: mute(peer, load), fan_out)
+        row("Reload (SIGHUP): 1,000 streams, 3 workers, db:", 1, lambda peer: reload(), fan_out)
     results = HERE / "results.json"
     results.write_text(json.dumps({"cores": os.cpu_count(), "cpu": cpu[:1], "tables": tables}, indent=2))
     print(f"\nAlso in {results.relative_to(HERE.parent)}.")
