@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from django.core.handlers.asgi import ASGIRequest
+from django.db import connections
 from django.http import HttpRequest, StreamingHttpResponse
 
 from events.conf import get_config
@@ -105,6 +106,7 @@ class EventStream:
 
     def __iter__(self) -> Iterator[bytes]:
         try:
+            _let_go_of_databases()
             yield from self.opening()
             worker = _gthread_worker()
             written = time.monotonic()
@@ -174,6 +176,13 @@ class EventStream:
 
     def _patience(self) -> float:
         return max(0.0, min(get_config().HEARTBEAT, self.expires - time.monotonic()))
+
+
+def _let_go_of_databases() -> None:
+    """Close what the request has opened in this thread, which the stream may hold for hours."""
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close()
 
 
 def farewell() -> bytes:

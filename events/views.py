@@ -42,6 +42,7 @@ def allow(*methods: str) -> Callable[[View], View]:
 
     def decorate(view: View) -> View:
         @in_one_thread
+        @non_atomic_requests  # reading needs no transaction, and what is published is, when the answer goes out
         @csrf_exempt  # what is not accepted is told so by 405, and not by a page about cookies
         @wraps(view)
         def answer(request: HttpRequest) -> HttpResponseBase:
@@ -113,7 +114,6 @@ def _channels(request: HttpRequest) -> list[str]:
     return channels
 
 
-@non_atomic_requests  # so that the event is published, and has its id, when the answer goes out
 @allow("POST")
 def publish_event(request: HttpRequest) -> HttpResponse:
     """Publish the event in the body: for programs that bring the token, and for staff, whose CSRF token is checked."""

@@ -1,7 +1,6 @@
 """Notes that visitors of the page send each other, to see one event arrive in many windows."""
 
 from django.conf import settings
-from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, HttpResponseBase
 
 from events import views
@@ -12,7 +11,6 @@ def may_publish(request: HttpRequest) -> bool:
     return settings.DEBUG or (request.user.is_active and request.user.is_staff)
 
 
-@non_atomic_requests  # as views.publish_event is
 @views.allow("POST")
 def publish(request: HttpRequest) -> HttpResponseBase:
     """As the app has it, and open to all while debugging."""
