@@ -10,6 +10,8 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.gasgi import ASGIWorker
 
+from events.metrics import counters
+
 # An open stream costs a transport and a set entry: no thread, no task.
 worker_class = "events.worker.EventWorker"
 
@@ -28,6 +30,11 @@ graceful_timeout = 8
 # Seconds for which an idle connection is kept: longer than from one poll to the next, so that a client that polls
 # connects once; and than the 60 of a load balancer, which must not send a request into a connection that closes.
 keepalive = 75
+
+
+def on_starting(server: Any) -> None:
+    """Have the workers, of whatever kind, count together: see docs/operations.md."""
+    counters.share()
 
 
 def post_worker_init(worker: Any) -> None:

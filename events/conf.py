@@ -45,6 +45,8 @@ class Config:
     MAX_EVENT_BYTES: int = _number(65_536, 1, 16_777_216)
     # What a program sends to publish over HTTP, as `Authorization: Bearer`; empty: no program may.
     PUBLISH_TOKEN: str = ""
+    # What Prometheus sends to read the metrics, as `Authorization: Bearer`; empty: there are none.
+    METRICS_TOKEN: str = ""
 
     def __post_init__(self) -> None:
         for key in fields(self):

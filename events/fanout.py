@@ -10,11 +10,13 @@ reader that never reads costs one payload, and not for ever.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable
 
 from events.conf import get_config
 from events.hub import Hub
+from events.journal import tell
 from events.log import Cursor, Gap
 from events.metrics import counters
 from events.streams import HEARTBEAT, EventStream, farewell
@@ -23,6 +25,8 @@ from events.wire import Event
 # Streams written to before others have their turn in the loop: about two milliseconds of work.
 _SLICE = 500
 _CATCH_UP = 50  # the same for those that are not level, each of which may be written a piece of its own
+
+_NAMED = 10  # sets of channels that a line in the log names
 
 Place = tuple[Cursor, int]
 
@@ -69,15 +73,33 @@ class FanOut:
         while self._news:
             group = next(iter(self._news))
             del self._news[group]
-            await group.visit()
+            try:
+                await group.visit()
+            except Exception as error:  # noqa: BLE001  the other groups go on
+                text = "A pass of the fan-out has failed, and ends the streams that may have missed something"
+                tell(logging.ERROR, text, error, streams=len(group.streams), channels=group.name)
+                group.abort()
             await asyncio.sleep(0)
 
     def _tick(self) -> None:
         heartbeat = get_config().HEARTBEAT
         interval = min(1.0, heartbeat / 4)
         now = time.monotonic()
+        slow, cut, names = 0, 0, []
         for group in list(self._groups.values()):
-            group.look(now, heartbeat - interval)
+            slow_here, cut_here = group.look(now, heartbeat - interval)
+            slow += slow_here
+            if cut_here:
+                cut += cut_here
+                names.append(group.name)
+        counters.slow = slow
+        if cut:
+            tell(
+                logging.WARNING,
+                "Streams are cut, as their clients read nothing",
+                streams=cut,
+                channels=" ".join(names[:_NAMED]),
+            )
         self._clock = self.loop.call_later(interval, self._tick) if self._groups else None
 
 
@@ -99,6 +121,10 @@ class _Group:
     def place(self) -> Place:
         """Where the level ones are."""
         return self._reader.cursor, self._reader.seen
+
+    @property
+    def name(self) -> str:
+        return ",".join(sorted(self.channels))
 
     def ring(self) -> None:
         self._fan_out.announce(self)
@@ -128,7 +154,7 @@ class _Group:
     async def visit(self) -> None:
         """A pass: write what is new."""
         if self._hub.draining:
-            await self._drain()
+            await self.end("drained")
             return
         began = time.thread_time()
         before = self.place
@@ -152,19 +178,30 @@ class _Group:
             self._last = time.monotonic()
         counters.stream_seconds += time.thread_time() - began
         if payload:
-            counters.deliveries += len(events) * await self._write(self.wrap(payload), level, before, self.place)
+            written = await self._write(self.wrap(payload), level, before, self.place)
+            counters.deliveries += len(events) * written
+            counters.observe([event.time for event in events], time.time(), written)
 
-    def look(self, now: float, patience: float) -> None:
-        """Look for silence, old age, and those who take nothing of what the log no longer has."""
+    def look(self, now: float, patience: float) -> tuple[int, int]:
+        """Look for silence, old age, and those who take nothing of what the log no longer has.
+
+        Returns how many streams are slow, and how many were cut.
+        """
         if now - self._last > patience:
             self._is_silent = True
             self.ring()
         floor = self._hub.log.floor
+        slow = cut = 0
         for connection in list(self.streams):
-            if now >= connection.stream.expires or (
-                connection.is_paused and not connection.is_level and connection.place[0] < floor
-            ):
-                connection.end()
+            is_slow = connection.is_paused and not connection.is_level
+            if is_slow and connection.place[0] < floor:
+                connection.end("cut")
+                cut += 1
+            elif now >= connection.stream.expires:
+                connection.end("aged")
+            else:
+                slow += is_slow
+        return slow, cut
 
     def wrap(self, payload: bytes) -> bytes:
         return b"%x\r\n%b\r\n" % (len(payload), payload) if self.chunked else payload
@@ -193,9 +230,13 @@ class _Group:
             connection.write(self.wrap(payload))
         self.settle(connection)
 
-    async def _drain(self) -> None:
+    def abort(self) -> None:
+        for connection in list(self.streams):
+            connection.abort("cut")
+
+    async def end(self, ending: str) -> None:
         for number, connection in enumerate(list(self.streams), 1):
-            connection.end()
+            connection.end(ending)
             if not number % _SLICE:
                 await asyncio.sleep(0)
 
@@ -233,14 +274,20 @@ class _Connection(asyncio.Protocol):
             return False
         return not self.is_paused
 
-    def end(self) -> None:
+    def end(self, ending: str) -> None:
         """End the stream in good order, or at once when nobody takes what was written before."""
         if self.is_paused:
-            self._transport.abort()
-        else:
-            last_chunk = b"0\r\n\r\n" if self._group.chunked else b""
-            self.write(self._group.wrap(farewell()) + last_chunk)
-            self._transport.close()
+            self.abort(ending)
+            return
+        self.stream.subscription.ending = ending
+        last_chunk = b"0\r\n\r\n" if self._group.chunked else b""
+        self.write(self._group.wrap(farewell()) + last_chunk)
+        self._transport.close()
+        self.connection_lost(None)
+
+    def abort(self, ending: str) -> None:
+        self.stream.subscription.ending = ending
+        self._transport.abort()
         self.connection_lost(None)
 
     def pause_writing(self) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 from events.brokers import Broker, Reader, Unavailable, open_broker
 from events.conf import get_config
 from events.log import Cursor, EventLog
+from events.metrics import counters
 from events.sources import Sources
 from events.wire import Event
 
@@ -42,13 +43,14 @@ class Subscription:
     alarm is missed. `wait` and `wait_async` are for one thread or one coroutine at a time, never both.
     """
 
-    __slots__ = ("_alarm", "_awake", "_enlisted", "_log", "channels", "cursor", "hub", "seen")
+    __slots__ = ("_alarm", "_awake", "_enlisted", "_log", "channels", "cursor", "ending", "hub", "seen")
 
     def __init__(self, hub: "Hub", channels: Collection[str], cursor: Cursor, seen: int) -> None:
         self.channels = frozenset(channels)
         self.cursor = cursor
         self.hub = hub
         self.seen = seen  # the number of the last ephemeral event read
+        self.ending = "left"  # or another of events.metrics.ENDINGS, when it is closed for another reason
         self._log = hub.log
         self._enlisted = False
         self._awake: threading.Event | None = None
@@ -197,6 +199,7 @@ class Hub:
             self.log = EventLog(history, place)
             for event in backlog:
                 self.log.append(event)
+        counters.hubs = 1
 
     @property
     def streams(self) -> int:
@@ -211,6 +214,7 @@ class Hub:
             self._remove_left()
             for event in events:
                 self.log.append(event)
+            counters.received += len(events)
             self._wake({event.channel for event in events})
 
     def restart(self, cursor: Cursor) -> None:
@@ -264,10 +268,13 @@ class Hub:
         with self.lock:
             self._remove_left()
             if len(self._open) >= limit:
+                counters.refused += 1
                 raise Full
             subscription = Subscription(self, channels, self.log.head, self.shown)
             self._sources.add_listener(subscription.channels)
             self._open.add(subscription)
+            counters.opened += 1
+            counters.streams = len(self._open)
         return subscription
 
     def enlist(self, subscription: Subscription, loop: asyncio.AbstractEventLoop | None) -> None:
@@ -307,6 +314,7 @@ class Hub:
         self.broker.close()
         for subscription in list(self._open):
             self.leave(subscription)
+        counters.hubs = counters.lost = 0
 
     def _remove_left(self) -> None:
         while self._left:
@@ -314,6 +322,8 @@ class Hub:
             if subscription not in self._open:
                 continue
             self._open.remove(subscription)
+            counters.end(subscription.ending)
+            counters.streams = len(self._open)
             self._sources.remove_listener(subscription.channels)
             self._discard(subscription)
 
@@ -371,6 +381,10 @@ def drain_hub() -> None:
     """End every stream of this process."""
     if _hub:
         _hub.drain()
+
+
+def is_draining() -> bool:
+    return bool(_hub and _hub.draining)
 
 
 def close_hub() -> None:

@@ -7,10 +7,11 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import connections
+from django.db import connections, transaction
 
 from events.conf import get_config
 from events.hub import get_broker
+from events.metrics import counters
 from events.wire import Event
 
 _CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
@@ -43,8 +44,15 @@ def publish(channel: str, data: Any, type: str = "message") -> str | None:
     broker = get_broker()
     if connections[broker.database].in_atomic_block:
         broker.append_on_commit([event])
+        transaction.on_commit(_count, using=broker.database)
         return None
-    return broker.append([event])[0]
+    [event_id] = broker.append([event])
+    _count()
+    return event_id
+
+
+def _count() -> None:
+    counters.published += 1
 
 
 async def apublish(channel: str, data: Any, type: str = "message") -> str | None:

@@ -6,11 +6,13 @@ def clock(show: Show, stop: Stop) -> None:
         show(Event(None, "clock", "message", ...))
 """
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 
+from events.journal import tell
 from events.wire import Event
 
 
@@ -66,7 +68,7 @@ class Sources:
             if channel in _registered and channel not in self._stops:
                 stop = Stop()
                 threading.Thread(
-                    target=_registered[channel], args=(self._show, stop), name=f"source-{channel}", daemon=True
+                    target=_run, args=(channel, self._show, stop), name=f"source-{channel}", daemon=True
                 ).start()
                 self._stops[channel] = stop
         self._listeners.update(channels)
@@ -78,3 +80,10 @@ class Sources:
                 del self._listeners[channel]
                 if stop := self._stops.pop(channel, None):
                     stop.set()
+
+
+def _run(channel: str, show: Show, stop: Stop) -> None:
+    try:
+        _registered[channel](show, stop)
+    except Exception as error:  # noqa: BLE001  nobody else would tell
+        tell(logging.ERROR, "A source has failed", error, channel=channel)

@@ -99,6 +99,7 @@ class EventStream:
                 resumed = len(self.missed) + further
                 cursor = last_event_id
             except Gap:
+                counters.gaps += 1
                 cursor = str(subscription.cursor)
                 reset = control("reset", cursor=cursor)
         hello = control("hello", cursor=cursor, heartbeat=config.HEARTBEAT, resumed=resumed)
@@ -110,9 +111,12 @@ class EventStream:
             yield from self.opening()
             worker = _gthread_worker()
             written = time.monotonic()
+            is_live = False  # what was there before us is late because we are
             while not self.is_over() and (not worker or worker.alive):
                 began = time.thread_time()
-                if frames := self.read():
+                frames = self.read(is_live)
+                is_live = is_live or self._is_up_to_date()
+                if frames:
                     yield frames
                     counters.stream_seconds += time.thread_time() - began
                 elif self.subscription.wait(min(self._patience(), _LOOK)):
@@ -122,6 +126,7 @@ class EventStream:
                 else:
                     continue
                 written = time.monotonic()
+            self.subscription.ending = self.ending()
             yield farewell()
         finally:
             self.close()
@@ -130,13 +135,17 @@ class EventStream:
         try:
             for piece in self.opening():
                 yield piece
+            is_live = False
             while not self.is_over():
                 began = time.thread_time()
-                if frames := self.read():
+                frames = self.read(is_live)
+                is_live = is_live or self._is_up_to_date()
+                if frames:
                     yield frames
                     counters.stream_seconds += time.thread_time() - began
                 elif not await self.subscription.wait_async(self._patience()) and not self.is_over():
                     yield HEARTBEAT
+            self.subscription.ending = self.ending()
             yield farewell()
         finally:
             self.close()
@@ -150,17 +159,29 @@ class EventStream:
                 piece += self.missed.pop().frame
             yield piece
 
-    def read(self) -> bytes:
-        """The next frames, not many more bytes than a socket's buffer takes; empty when there are none."""
+    def read(self, is_live: bool = False) -> bytes:
+        """The next frames, not many more bytes than a socket's buffer takes; empty when there are none.
+
+        `is_live`: whether they count for the delay of delivery.
+        """
         try:
             events = self.subscription.read()
             counters.deliveries += len(events)
+            if is_live:
+                counters.observe([event.time for event in events], time.time())
             return b"".join([event.frame for event in events])
         except Gap:
+            counters.gaps += 1
             return control("reset", cursor=str(self.subscription.cursor))
 
     def is_over(self) -> bool:
         return self._left or self.subscription.hub.draining or time.monotonic() >= self.expires
+
+    def ending(self) -> str:
+        """Why it is over: one of events.metrics.ENDINGS."""
+        if self._left:
+            return "left"
+        return "aged" if time.monotonic() >= self.expires else "drained"
 
     def leave(self) -> None:
         """End it from within its event loop: the client has gone."""
@@ -173,6 +194,9 @@ class EventStream:
 
     # A client may leave before anything was sent, and then nobody iterates it and nobody closes it.
     __del__ = close
+
+    def _is_up_to_date(self) -> bool:
+        return self.subscription.cursor >= self.subscription.hub.log.head
 
     def _patience(self) -> float:
         return max(0.0, min(get_config().HEARTBEAT, self.expires - time.monotonic()))

@@ -1,14 +1,13 @@
-"""The HTTP side of the contract: the stream, the poll that it replaces, and publishing."""
+"""The HTTP side of the contract: the stream, the poll that it replaces, publishing, and what operators ask for."""
 
 import json
-import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import wraps
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import RequestDataTooBig
+from django.core.exceptions import ImproperlyConfigured, RequestDataTooBig
 from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.middleware.csrf import CsrfViewMiddleware
@@ -19,7 +18,9 @@ from django.views.decorators.csrf import csrf_exempt
 from events.asgi import in_one_thread
 from events.brokers import Unavailable
 from events.conf import get_config
-from events.hub import Full, get_hub
+from events.health import check_health
+from events.hub import Full, get_hub, is_draining
+from events.journal import Trouble
 from events.log import Cursor, Gap
 from events.metrics import counters
 from events.publishing import InvalidEvent, TooLarge, check_channels, publish
@@ -28,7 +29,7 @@ from events.streams import HEADERS, EventStreamResponse
 DEFAULT_CHANNEL = "clock"
 RETRY_AFTER = "10"  # seconds; a place may be free by then, and until then the client polls
 
-logger = logging.getLogger("events")
+_unavailable = Trouble("Answered 503, as the events cannot be reached", counted="answers")
 
 View = Callable[[HttpRequest], HttpResponseBase]
 
@@ -54,7 +55,7 @@ def allow(*methods: str) -> Callable[[View], View]:
             except InvalidEvent as invalid:
                 return error(400, str(invalid))
             except Unavailable as unavailable:
-                logger.error("Answered 503: %s", unavailable)
+                _unavailable.hit(reason=unavailable)
                 return error(503, "The events cannot be reached now; try again later.", {"Retry-After": RETRY_AFTER})
 
         return answer
@@ -87,12 +88,14 @@ def poll(request: HttpRequest) -> HttpResponse:
     try:
         events, cursor = hub.since(Cursor.parse(since), channels, limit) if since else ([], hub.log.head)
     except Gap:
+        counters.gaps += 1
         gap, events, cursor = True, [], hub.log.head
     # Weak, as only the events count: an answer that differs in server_time alone is not news.
     etag = f'W/"{"gap-" if gap else ""}{cursor}"'
     headers = {"ETag": etag, "Cache-Control": "no-cache, private"}
     conditional = get_conditional_response(request, etag=etag, response=HttpResponse(headers=headers))
     if conditional and conditional.status_code == 304:
+        counters.unchanged += 1
         return conditional
     body: dict[str, Any] = {
         "server_time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -138,12 +141,42 @@ def accept_event(request: HttpRequest) -> HttpResponse:
         return error(413, str(large))
 
 
+@allow("GET", "HEAD")
+def health(request: HttpRequest) -> HttpResponse:
+    """Whether this process can serve events now: 200, or 503 for a load balancer to send clients elsewhere."""
+    if is_draining():
+        return error(503, "This process is stopping.", {"Retry-After": RETRY_AFTER})
+    check_health()
+    return JsonResponse({"status": "ok"}, headers={"Cache-Control": "no-store"})
+
+
+@allow("GET")
+def metrics(request: HttpRequest) -> HttpResponse:
+    """What all processes of this server have counted, for Prometheus, which brings the token."""
+    token = get_config().METRICS_TOKEN
+    if not token:
+        return error(404, "There are no metrics here: EVENTS['METRICS_TOKEN'] is not set.")
+    if not constant_time_compare(_bearer(request) or "", token):
+        return error(403, "Bring the token in EVENTS['METRICS_TOKEN'], as Authorization: Bearer.")
+    try:
+        from events.prometheus import CONTENT_TYPE_LATEST, exposition
+    except ImproperlyConfigured as missing:
+        return error(503, str(missing))
+    return HttpResponse(exposition(), content_type=CONTENT_TYPE_LATEST)
+
+
+def _bearer(request: HttpRequest) -> str | None:
+    """The token that a program has brought (RFC 9110, 11.1)."""
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else None
+
+
 def _refusal(request: HttpRequest) -> str:
     """Why this request may not publish; empty if it may."""
     token = get_config().PUBLISH_TOKEN
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer":  # RFC 9110, 11.1
-        if token and constant_time_compare(given.strip(), token):
+    given = _bearer(request)
+    if given is not None:
+        if token and constant_time_compare(given, token):
             return ""
         return "This is not the token in EVENTS['PUBLISH_TOKEN']." if token else "EVENTS['PUBLISH_TOKEN'] is not set."
     user = getattr(request, "user", None)

@@ -6,7 +6,7 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html
 import codecs
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 # The standard's line ends (9.2.5). str.splitlines() would also split at U+2028 and friends.
@@ -23,6 +23,8 @@ class Event:
     channel: str
     type: str
     data: str
+    time: float | None = field(default=None, compare=False)
+    """When it was given its id, in seconds since the epoch; it does not travel."""
 
     @cached_property
     def frame(self) -> bytes:

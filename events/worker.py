@@ -9,6 +9,8 @@ import os
 from contextlib import suppress
 from typing import Any
 
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from gunicorn.arbiter import Arbiter
 from gunicorn.asgi.lifespan import LifespanManager, LifespanStartupFailed
 from gunicorn.asgi.parser import CallbackRequest
@@ -17,8 +19,10 @@ from gunicorn.config import Config
 from gunicorn.workers.gasgi import ASGIWorker
 
 from events.asgi import TAKEOVER
+from events.conf import get_config
 from events.fanout import FanOut
 from events.hub import drain_hub
+from events.metrics import counters
 from events.streams import EventStream
 
 _LOOK = 1.0  # seconds between two signs of life to the arbiter
@@ -36,8 +40,9 @@ class EventWorker(ASGIWorker):  # type: ignore[misc]  # untyped
 
     @classmethod
     def check_config(cls, cfg: Config, log: Any) -> None:
-        """Warn of settings that do nothing here, as gunicorn's own workers do."""
+        """Warn of settings that do nothing here, as gunicorn's own workers do; prepare for the workers' counting."""
         super().check_config(cfg, log)
+        counters.share()
         if cfg.settings["worker_connections"].get() != cfg.settings["worker_connections"].default:
             log.warning("EventWorker does not limit connections; EVENTS['MAX_STREAMS'] limits the streams.")
 
@@ -54,6 +59,7 @@ class EventWorker(ASGIWorker):  # type: ignore[misc]  # untyped
     async def _serve(self) -> None:
         self.fan_out = FanOut(self.loop)
         await self._start_application()
+        self._warn()
         ssl = self._get_ssl_context()
         for sock in self.sockets:
             # asyncio accepts as many at a time as it is told here, before anything else has its turn; gunicorn has
@@ -79,6 +85,17 @@ class EventWorker(ASGIWorker):  # type: ignore[misc]  # untyped
             if self.cfg.asgi_lifespan == "on" or isinstance(error, LifespanStartupFailed):
                 self.log.error("ASGI lifespan startup failed: %s", error)
                 raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from error
+
+    def _warn(self) -> None:
+        # The first worker, for all; gunicorn's own process knows the application's settings no sooner.
+        if self.age == 1 < self.cfg.workers and settings.configured:
+            with suppress(ImproperlyConfigured):  # which each request will say
+                if get_config().BROKER == "memory:":
+                    self.log.warning(
+                        "EVENTS['BROKER'] is 'memory:', which each of the %d workers has for itself: their clients "
+                        "will not see each other's events. Use 'db:' or 'redis://…', or one worker.",
+                        self.cfg.workers,
+                    )
 
     async def _shutdown(self) -> None:
         for server in self.servers:

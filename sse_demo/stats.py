@@ -4,7 +4,6 @@ import json
 import resource
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from events.hub import get_hub
@@ -25,7 +24,9 @@ def stats(show: Show, stop: Stop) -> None:
 def totals() -> dict[str, float]:
     """Of this process: what it has counted, its open streams, its processor seconds and its memory in bytes."""
     return {
-        **asdict(counters),
+        "polls": counters.polls,
+        "deliveries": counters.deliveries,
+        "stream_seconds": counters.stream_seconds,
         "streams": get_hub().streams,
         "process_seconds": time.process_time(),
         "memory": memory(),

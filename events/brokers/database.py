@@ -120,7 +120,8 @@ class DatabaseBroker:
                     head = self._advance(len(events)).head
                     for seq, event in enumerate(events, head - len(events) + 1):
                         event.seq = seq
-                    self._events.bulk_update(events, ["seq"])
+                        event.created = timezone.now()  # nobody could see it before
+                    self._events.bulk_update(events, ["seq", "created"])
                     self._notify()
 
     def _advance(self, count: int) -> LogState:
@@ -153,8 +154,10 @@ class DatabaseBroker:
         count = min(limit, state.head - cursor.minor)
         rows = self._events.filter(seq__gt=cursor.minor).order_by("seq")
         events = [
-            Event(str(Cursor(cursor.major, cast(int, row.seq))), row.channel, row.type, row.data)
-            for row in rows.values_list("seq", "channel", "type", "data", named=True)[:count]
+            Event(
+                str(Cursor(cursor.major, cast(int, row.seq))), row.channel, row.type, row.data, row.created.timestamp()
+            )
+            for row in rows.values_list("seq", "channel", "type", "data", "created", named=True)[:count]
         ]
         if len(events) < count or (events and events[-1].id != str(Cursor(cursor.major, cursor.minor + count))):
             raise Gap  # some were trimmed since the state was read

@@ -5,13 +5,14 @@ import random
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 
 from events.brokers import Unavailable
-
-logger = logging.getLogger("events")
+from events.journal import tell
+from events.metrics import counters
 
 _PATIENCE = 5.0  # seconds; someone waits for the answer to a request
 _FIRST_PAUSE = 0.1  # seconds; a server that was only restarted is back soon
@@ -31,6 +32,7 @@ class Follower:
         self._interrupt = interrupt  # ends what `follow` waits for, if that is not `wait`
         self._begun: Future[None] = Future()
         self._failures = 0
+        self._lost = 0.0  # when, by the monotonic clock
         self._closing = threading.Event()
         self._alarm, self._bell = socket.socketpair()
         self._alarm.setblocking(False)
@@ -53,6 +55,11 @@ class Follower:
 
     def began(self) -> None:
         """For `follow` to say that the log was reached."""
+        if self._failures:
+            seconds = f"{time.monotonic() - self._lost:.1f}"
+            tell(logging.WARNING, "The broker is found again", seconds=seconds, attempts=self._failures)
+            counters.lost = 0
+            counters.reconnects += 1
         self._failures = 0
         if not self._begun.done():
             self._begun.set_result(None)
@@ -94,7 +101,7 @@ class Follower:
         while not self.closing:
             try:
                 self._follow(self)
-            except Exception as error:  # a process whose follower has died would be silent for ever
+            except Exception as error:  # noqa: BLE001  a process whose follower has died would be silent for ever
                 if self._closing.is_set():
                     return
                 if not self._begun.done():
@@ -102,7 +109,10 @@ class Follower:
                         error if isinstance(error, Unavailable) else Unavailable(f"{type(error).__name__}: {error}")
                     )
                     return
-                expected = isinstance(error, Unavailable)
-                logger.warning("Following the events is interrupted: %s", error, exc_info=None if expected else error)
+                if not self._failures:
+                    self._lost = time.monotonic()
+                    counters.lost = 1
+                    bug = None if isinstance(error, Unavailable) else error
+                    tell(logging.WARNING, "The broker is lost, and looked for", bug, reason=error)
                 self._failures += 1
                 self.wait(random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures, 10))))  # noqa: S311

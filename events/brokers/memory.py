@@ -28,7 +28,7 @@ class MemoryBroker:
             numbered = []
             for event in events:
                 major, minor = self._log.head
-                numbered.append(replace(event, id=str(Cursor(major, minor + 1))))
+                numbered.append(replace(event, id=str(Cursor(major, minor + 1)), time=time.time()))
                 self._log.append(numbered[-1])
             if self._reader:
                 self._reader.deliver(numbered)

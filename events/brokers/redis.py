@@ -208,7 +208,10 @@ class _Following:
 
 
 def to_events(entries: Sequence[tuple[str, dict[str, str]]]) -> list[Event]:
-    return [Event(at, fields["channel"], fields["type"], fields["data"]) for at, fields in entries]
+    return [
+        Event(at, fields["channel"], fields["type"], fields["data"], Cursor.parse(at).major / 1000)
+        for at, fields in entries
+    ]
 
 
 def check(info: Any, cursor: Cursor) -> None:

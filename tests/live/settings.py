@@ -5,9 +5,10 @@ import os
 from pathlib import Path
 
 from sse_demo.settings import *  # noqa: F403
-from sse_demo.settings import EVENTS
+from sse_demo.settings import DATABASES, EVENTS
 
 ROOT_URLCONF = "tests.live.urls"
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 STATIC_ROOT = Path(os.environ["TEST_STATIC_ROOT"])
 EVENTS = EVENTS | {"BROKER": "memory:"} | json.loads(os.environ.get("TEST_EVENTS", "{}"))
+DATABASES["default"] |= json.loads(os.environ.get("TEST_DATABASE", "{}"))

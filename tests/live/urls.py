@@ -3,10 +3,11 @@ import os
 import threading
 
 from django.http import HttpRequest, JsonResponse
+from django.http.response import HttpResponseBase
 from django.urls import include, path
 from django.views.decorators.csrf import csrf_exempt
 
-from events import publish
+from events import publish, views
 from events.hub import get_hub
 
 
@@ -21,7 +22,14 @@ def process_view(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"pid": os.getpid(), "streams": get_hub().streams, "threads": threading.active_count()})
 
 
+def stream_view(request: HttpRequest) -> HttpResponseBase:
+    """The stream, for whom it asks the database first."""
+    request.session.get("anything")
+    return views.stream(request)
+
+
 urlpatterns = [
+    path("test/events/", stream_view),
     path("test/publish/", publish_view),
     path("test/process/", process_view),
     path("", include("sse_demo.urls")),
