@@ -3,9 +3,11 @@
 DJANGO_DEBUG           1 for development; anything else, or nothing, is production
 DJANGO_SECRET_KEY      required unless debugging
 DJANGO_ALLOWED_HOSTS   comma-separated; required in practice unless debugging
+DJANGO_HTTPS           1 where visitors come by https: cookies travel by it alone, http is redirected to it
 DATABASE_URL           default: SQLite beside manage.py
 EVENTS_BROKER          where events are kept, see events/brokers; default: db:, the database above
 EVENTS_PUBLISH_TOKEN   what a program sends to publish over HTTP; without it only staff can
+EVENTS_METRICS_TOKEN   what Prometheus sends to read /events/metrics/; without it there are no metrics
 """
 
 import os
@@ -26,6 +28,14 @@ if not SECRET_KEY:
 
 # With DEBUG, Django accepts localhost and its addresses when the list is empty.
 ALLOWED_HOSTS = [host.strip() for host in os.environ.get("DJANGO_ALLOWED_HOSTS", "").split(",") if host.strip()]
+
+# The server tells it from X-Forwarded-Proto, of proxies that it trusts: gunicorn of FORWARDED_ALLOW_IPS.
+HTTPS = os.environ.get("DJANGO_HTTPS", "") == "1"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = HTTPS
+SECURE_REDIRECT_EXEMPT = [r"^events/(health|metrics)/$"]  # asked for from within, past the proxy
+SECURE_HSTS_SECONDS = 86_400 if HTTPS else 0  # a day: long enough to protect, short enough to change one's mind
+# What the other hosts of its domain do is not for this project to say, and less so for good.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 
 INSTALLED_APPS = [
     "django.contrib.admin",  # where staff log in, who may then publish
@@ -97,4 +107,5 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 EVENTS = {
     "BROKER": os.environ.get("EVENTS_BROKER", "db:"),
     "PUBLISH_TOKEN": os.environ.get("EVENTS_PUBLISH_TOKEN", ""),
+    "METRICS_TOKEN": os.environ.get("EVENTS_METRICS_TOKEN", ""),
 }

@@ -1,0 +1,332 @@
+"""System checks: what in a deployment would break streaming, or make it cost more than it has to.
+
+docs/operations.md has them in a table.
+"""
+
+import gc
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Info
+from django.core.checks import Warning as Warn
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
+from django.urls import NoReverseMatch, Resolver404, resolve, reverse
+from django.utils.module_loading import import_string
+
+from events.asgi import EventStreamHandler
+from events.brokers import open_broker
+from events.conf import Config, get_config
+from events.streams import HEADERS
+
+MOUNTS = Path("/proc/self/mounts")  # on Linux; nowhere else is anything said of file systems
+
+_IDLE_LIMIT = 60.0  # seconds of silence that nginx and AWS load balancers stand; Cloudflare: 100
+
+# Where the locks of SQLite, or the memory that its write-ahead log is shared by, do not reach every process.
+_NETWORKED = frozenset(
+    {"9p", "afs", "ceph", "cifs", "glusterfs", "lustre", "nfs", "nfs4", "smb3", "smbfs", "vboxsf", "virtiofs"}
+    | {"fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs"}
+)
+
+_COMPRESSING = re.compile(r"gzip|brotli|zstd|deflate|compress", re.IGNORECASE)
+
+
+def check_settings(**_: Any) -> list[CheckMessage]:
+    """What is wrong in development as well."""
+    try:
+        config = get_config()
+    except ImproperlyConfigured as error:
+        return [
+            Error(str(error), hint="events/conf.py has every key, with its default and its reason.", id="events.E001")
+        ]
+    return [
+        *_broker(config),
+        *_metrics(config),
+        *_pool(config),
+        *_urls(),
+        *_compression(),
+        *_network_file_systems(),
+    ]
+
+
+def check_deployment(**_: Any) -> list[CheckMessage]:
+    """What only a deployment has: for `check --deploy`."""
+    try:
+        config = get_config()
+    except ImproperlyConfigured:
+        return []  # the other one has said so
+    return [
+        *_memory(config),
+        *_application(),
+        *_transactions(),
+        *_persistent_connections(),
+        *_middleware(),
+        *_sessions(),
+        *_heartbeat(config),
+    ]
+
+
+def _broker(config: Config) -> Iterator[CheckMessage]:
+    try:
+        database = open_broker(config.BROKER, config.HISTORY, config.HISTORY_SECONDS).database
+    except ImproperlyConfigured as error:
+        yield Error(str(error), hint='The default: EVENTS = {"BROKER": "db:"}.', id="events.E002")
+        return
+    if database not in list(connections):
+        yield Error(
+            f"EVENTS['BROKER'] is {config.BROKER!r}, and DATABASES has no {database!r}.",
+            hint=f"DATABASES has {', '.join(connections)}: EVENTS = {{'BROKER': 'db:ALIAS'}} with one of them.",
+            id="events.E002",
+        )
+
+
+def _metrics(config: Config) -> Iterator[CheckMessage]:
+    if config.METRICS_TOKEN and not find_spec("prometheus_client"):
+        yield Error(
+            "EVENTS['METRICS_TOKEN'] is set, and the package prometheus-client is not installed.",
+            hint="pip install prometheus-client",
+            id="events.E003",
+        )
+
+
+def _pool(config: Config) -> Iterator[CheckMessage]:
+    scheme, _, alias = config.BROKER.partition(":")
+    pool = _database(alias or "default").get("OPTIONS", {}).get("pool") if scheme == "db" else None
+    if pool and (largest := _pool_size(pool)) < 2:
+        yield Warn(
+            f"The pool of the database {alias or 'default'!r} has room for {largest} connection, and each process "
+            "keeps one for LISTEN: nothing else would ever get one.",
+            hint='"OPTIONS": {"pool": {"min_size": 2, "max_size": 10}}',
+            id="events.W006",
+        )
+
+
+def _pool_size(pool: Any) -> int:
+    options = pool if isinstance(pool, dict) else {}
+    return int(options.get("max_size") or options.get("min_size", 4))  # as psycopg_pool has them
+
+
+def _urls() -> Iterator[CheckMessage]:
+    if getattr(settings, "ROOT_URLCONF", None) and not _path_of_the_stream():
+        yield Warn(
+            "No URL leads to the streams.",
+            hint='urlpatterns += [path("events/", include("events.urls"))]',
+            id="events.W013",
+        )
+
+
+def _compression() -> Iterator[CheckMessage]:
+    for name, middleware in _all_middleware():
+        if _COMPRESSING.search(name) and _compresses(middleware):
+            yield Warn(
+                f"{name} compresses streams, and so holds their events back until there is enough to compress.",
+                hint="Let it leave alone every response that has a Content-Encoding, as django.middleware.gzip."
+                "GZipMiddleware does: if response.has_header('Content-Encoding'): return response",
+                id="events.W007",
+            )
+
+
+def _compresses(middleware: Callable[[Any], Any]) -> bool:
+    """Whether it changes a stream that it is given."""
+    if not getattr(middleware, "sync_capable", True):
+        return False  # it would have to be awaited
+    response = StreamingHttpResponse(iter([b"data: 1\n\n"]), headers=HEADERS)
+    request = HttpRequest()
+    request.method, request.META["HTTP_ACCEPT_ENCODING"] = "GET", "zstd, br, gzip, deflate"
+
+    def stream(request: HttpRequest) -> HttpResponseBase:
+        return response
+
+    try:
+        answer = middleware(stream)(request)
+    except Exception:  # noqa: BLE001  it needs more than this
+        return False
+    return isinstance(answer, StreamingHttpResponse) and (
+        answer.get("Content-Encoding") != HEADERS["Content-Encoding"] or b"".join(answer) != b"data: 1\n\n"
+    )
+
+
+def _network_file_systems() -> Iterator[CheckMessage]:
+    for alias in connections:
+        database = _database(alias)
+        name = str(database.get("NAME") or "")
+        if database.get("ENGINE") != "django.db.backends.sqlite3" or not name or ":" in name:
+            continue  # ":memory:" and "file:…" among them
+        kind = _file_system(Path(name), MOUNTS)
+        if kind in _NETWORKED:
+            yield Warn(
+                f"The SQLite database {name} is on a file system of the kind {kind}: processes on several machines "
+                "would not see each other's events, and can destroy it.",
+                hint="Keep it on a disk of this machine, or use PostgreSQL.",
+                id="events.W012",
+            )
+
+
+def _file_system(path: Path, mounts: Path) -> str:
+    """The kind of the file system that holds the path; empty where nobody tells."""
+    try:
+        lines = mounts.read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    path, found, kind = path.resolve(), Path(), ""
+    for line in lines:
+        _, place, this_kind, *_ = line.split(" ")
+        # The kernel writes a blank in a name as \040.
+        mounted = Path(re.sub(r"\\([0-7]{3})", lambda digits: chr(int(digits[1], 8)), place))
+        if path.is_relative_to(mounted) and len(mounted.parts) >= len(found.parts):
+            found, kind = mounted, this_kind  # of two at one place, the later one hides the other
+    return kind
+
+
+def _memory(config: Config) -> Iterator[CheckMessage]:
+    if config.BROKER == "memory:":
+        workers = os.environ.get("WEB_CONCURRENCY", "1")
+        asked = "" if workers == "1" else f" $WEB_CONCURRENCY asks for {workers} of them."
+        yield Warn(
+            "EVENTS['BROKER'] is 'memory:', which is for one process: others do not see its events, and it forgets "
+            f"them when it ends.{asked}",
+            hint='EVENTS = {"BROKER": "db:"}. If there is only ever one process: '
+            'SILENCED_SYSTEM_CHECKS = ["events.W001"].',
+            id="events.W001",
+        )
+
+
+def _application() -> Iterator[CheckMessage]:
+    """Loads the ASGI application, as the server will."""
+    name = getattr(settings, "ASGI_APPLICATION", None)
+    if not name:
+        yield Warn(
+            "There is no ASGI_APPLICATION: behind gunicorn's sync workers WSGI_APPLICATION has no streams at all, and "
+            "behind threads each stream holds one.",
+            hint='ASGI_APPLICATION = "mysite.asgi.application", and in mysite/asgi.py: '
+            "from events.asgi import get_event_stream_application; application = get_event_stream_application(). "
+            'If threads are meant: SILENCED_SYSTEM_CHECKS = ["events.W002"].',
+            id="events.W002",
+        )
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is missing here, and will be there: they are not the subject
+            application = import_string(name)
+    except Exception as error:  # noqa: BLE001  whatever it is, the server will not start
+        yield Error(
+            f"ASGI_APPLICATION {name!r} cannot be loaded: {type(error).__name__}: {error}",
+            hint="The module of a new project is made by: manage.py startproject. In it: from events.asgi import "
+            "get_event_stream_application; application = get_event_stream_application().",
+            id="events.E004",
+        )
+        return
+    # It may be wrapped, by whatever serves static files for instance.
+    if not any(issubclass(type(thing), EventStreamHandler) for thing in [application, *gc.get_objects()]):
+        yield Warn(
+            f"ASGI_APPLICATION {name!r} is made without EventStreamHandler: every stream holds a thread, "
+            "and what its request has connected to.",
+            hint="from events.asgi import get_event_stream_application; application = get_event_stream_application() "
+            "instead of get_asgi_application().",
+            id="events.W003",
+        )
+
+
+def _transactions() -> Iterator[CheckMessage]:
+    atomic = {alias for alias in connections if _database(alias).get("ATOMIC_REQUESTS")}
+    path = _path_of_the_stream()
+    view = _view_at(path) if path else None
+    if not atomic or not view:
+        return
+    if still := sorted(atomic - getattr(view, "_non_atomic_requests", set())):
+        yield Warn(
+            f"ATOMIC_REQUESTS of {', '.join(still)} opens a transaction for each stream, and so a connection, as the "
+            f"view at {path} hides that streams do without.",
+            hint="Decorate it with django.db.transaction.non_atomic_requests; functools.wraps on a decorator keeps it.",
+            id="events.W004",
+        )
+
+
+def _persistent_connections() -> Iterator[CheckMessage]:
+    if not getattr(settings, "ASGI_APPLICATION", None):
+        return
+    for alias in connections:
+        if age := _database(alias).get("CONN_MAX_AGE", 0):
+            yield Warn(
+                f"CONN_MAX_AGE of the database {alias!r} is {age}: under ASGI a request runs in a thread of its own, "
+                "and a connection that is kept for later requests is used by none.",
+                hint='"CONN_MAX_AGE": 0. To save connecting, with PostgreSQL: "OPTIONS": {"pool": {"max_size": 10}}.',
+                id="events.W005",
+            )
+
+
+def _middleware() -> Iterator[CheckMessage]:
+    if not getattr(settings, "ASGI_APPLICATION", None):
+        return
+    path = _path_of_the_stream()
+    is_marked = not path or hasattr(_view_at(path), "in_one_thread")
+    for name, middleware in _all_middleware():
+        if not getattr(middleware, "sync_capable", True):
+            yield Warn(
+                f"{name} is async only: opening a stream, and each poll, starts an event loop for it.",
+                hint="Make it for both, with django.utils.decorators.sync_and_async_middleware.",
+                id="events.W008",
+            )
+        elif not getattr(middleware, "async_capable", False):
+            whose = "but for streams and polls, which run in one thread anyway" if is_marked else "streams included"
+            yield Info(
+                f"{name} is sync only: under ASGI each request goes to a thread and back for it, {whose}.",
+                hint="Make it for both, with django.utils.decorators.sync_and_async_middleware"
+                + ("." if is_marked else f", and decorate the view at {path} with events.asgi.in_one_thread."),
+                id="events.I009",
+            )
+
+
+def _sessions() -> Iterator[CheckMessage]:
+    engine = settings.SESSION_ENGINE
+    is_used = any("Session" in name for name, _ in _all_middleware()) and not engine.endswith(".signed_cookies")
+    if settings.SESSION_SAVE_EVERY_REQUEST and is_used:
+        yield Warn(
+            f"SESSION_SAVE_EVERY_REQUEST: each poll, and each stream that is opened, writes a session ({engine}).",
+            hint="SESSION_SAVE_EVERY_REQUEST = False. To keep sessions from expiring, save them where a user acts.",
+            id="events.W010",
+        )
+
+
+def _heartbeat(config: Config) -> Iterator[CheckMessage]:
+    if config.HEARTBEAT >= _IDLE_LIMIT:
+        yield Warn(
+            f"EVENTS['HEARTBEAT'] is {config.HEARTBEAT:g} seconds: nginx and AWS load balancers cut a connection that "
+            f"is silent for {_IDLE_LIMIT:g}, Cloudflare for 100.",
+            hint='EVENTS = {"HEARTBEAT": 15}',
+            id="events.W011",
+        )
+
+
+def _database(alias: str) -> dict[str, Any]:
+    return dict(connections.settings.get(alias, {}))
+
+
+def _all_middleware() -> Iterator[tuple[str, Any]]:
+    for name in settings.MIDDLEWARE:
+        try:
+            yield name, import_string(name)
+        except ImportError:  # Django says so
+            continue
+
+
+def _path_of_the_stream() -> str:
+    try:
+        return reverse("events:stream")
+    except NoReverseMatch:
+        return ""
+
+
+def _view_at(path: str) -> Any:
+    try:
+        return resolve(path).func
+    except Resolver404:
+        return None

@@ -1,0 +1,97 @@
+"""The system checks: what they say of a project that does all wrong, and that they say nothing of what is right."""
+
+import re
+import secrets
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import Client
+from pytest_django.fixtures import Settings
+
+from events import checks
+from tests.live.servers import ROOT
+from tests.test_settings import manage
+
+EVERYTHING = {"E003", "I009", "W001", "W003", "W004", "W005", "W007", "W008", "W010", "W011", "W012"}
+INSTEAD = {
+    "no ASGI application": "W002",
+    "a broken ASGI application": "E004",
+    "no URL": "W013",
+    "an unknown key": "E001",
+    "an unknown alias": "E002",
+    "no redis": "E002",
+    "a small pool": "W006",
+}
+
+
+def reported(fault: str) -> set[str]:
+    done = manage("check", "--deploy", DJANGO_SETTINGS_MODULE="tests.bad.settings", FAULT=fault)
+    assert "Traceback" not in done.stderr
+    return set(re.findall(r"\(events\.([EWI]\d{3})\)", done.stderr))
+
+
+def found(settings: Settings) -> set[str]:
+    """What all checks report of these settings."""
+    return {str(message.id).removeprefix("events.") for message in checks.check_settings() + checks.check_deployment()}
+
+
+def test_a_project_that_does_all_wrong_is_told_everything() -> None:
+    assert reported("") == EVERYTHING
+
+
+@pytest.mark.parametrize("fault", INSTEAD)
+def test_it_is_told_what_excludes_the_others(fault: str) -> None:
+    assert INSTEAD[fault] in reported(fault)
+
+
+def test_the_demonstration_is_told_nothing() -> None:
+    done = manage(
+        *("check", "--deploy", "--fail-level", "INFO"),
+        DJANGO_SECRET_KEY=secrets.token_urlsafe(50),
+        DJANGO_ALLOWED_HOSTS="example.org",
+        DJANGO_HTTPS="1",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "System check identified no issues" in done.stdout
+
+
+def test_in_development_only_that_is_told_which_is_wrong_there_too() -> None:
+    assert manage("check", "--fail-level", "INFO", DJANGO_DEBUG="1", EVENTS_BROKER="memory:").returncode == 0
+
+
+def test_every_check_is_documented() -> None:
+    ids = r"events\.([EWI]\d{3})"
+    documented = re.findall(rf"^\| `{ids}`", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
+    assert sorted(documented) == sorted(set(re.findall(ids, Path(checks.__file__).read_text())))
+    assert set(documented) == EVERYTHING | set(INSTEAD.values())
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("EVENTS", {"BROKER": "db:", "HEARTBEAT": 59.9}),
+        ("EVENTS", {"BROKER": "redis://127.0.0.1:1"}),  # that nobody answers there is not for a check to find
+        ("EVENTS", {"BROKER": "db:default", "METRICS_TOKEN": "secret"}),
+        ("SESSION_ENGINE", "django.contrib.sessions.backends.cache"),
+        ("WSGI_APPLICATION", "mysite.wsgi.application"),
+    ],
+)
+def test_what_is_right_is_not_reported(settings: Settings, setting: str, value: Any) -> None:
+    settings.EVENTS = {}
+    setattr(settings, setting, value)
+    assert found(settings) == set()
+
+
+@pytest.mark.django_db  # as a stream ends, Django looks after the connections to the database
+@pytest.mark.parametrize("first", [True, False])
+def test_compressing_middleware_that_spares_streams_is_right_in_any_place(
+    settings: Settings, client: Client, first: bool
+) -> None:
+    settings.EVENTS = {"BROKER": "memory:"}
+    gzip, others = ["django.middleware.gzip.GZipMiddleware"], settings.MIDDLEWARE
+    settings.MIDDLEWARE = gzip + others if first else others + gzip
+    assert found(settings) == {"W001"}
+    response = client.get("/events/", headers={"Accept-Encoding": "gzip"})
+    assert next(iter(response)).startswith(b"retry: ")
+    response.close()
