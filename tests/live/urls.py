@@ -2,6 +2,7 @@ import json
 import os
 import threading
 
+from django.db import transaction
 from django.http import HttpRequest, JsonResponse
 from django.urls import include, path
 from django.views.decorators.csrf import csrf_exempt
@@ -16,6 +17,20 @@ def publish_view(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"id": publish(**json.loads(request.body))})
 
 
+@csrf_exempt
+@transaction.atomic
+def transaction_view(request: HttpRequest) -> JsonResponse:
+    """Publishes in a transaction, which is taken back when the address says so."""
+    publish(**json.loads(request.body))
+    transaction.set_rollback("rollback" in request.GET)
+    return JsonResponse({"pid": os.getpid()})
+
+
+def connection_view(request: HttpRequest) -> JsonResponse:
+    """What tells one connection to this server from another."""
+    return JsonResponse({"port": request.META["REMOTE_PORT"]})
+
+
 def process_view(request: HttpRequest) -> JsonResponse:
     """What this process holds just now."""
     return JsonResponse({"pid": os.getpid(), "streams": get_hub().streams, "threads": threading.active_count()})
@@ -23,6 +38,8 @@ def process_view(request: HttpRequest) -> JsonResponse:
 
 urlpatterns = [
     path("test/publish/", publish_view),
+    path("test/transaction/", transaction_view),
     path("test/process/", process_view),
+    path("events/test/connection/", connection_view),
     path("", include("sse_demo.urls")),
 ]
