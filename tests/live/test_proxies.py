@@ -12,9 +12,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from io import StringIO
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -197,6 +198,34 @@ def test_nginx_limits_how_many_streams_one_address_holds(server: Server) -> None
         assert [stream.status for stream in streams] == [200] * 5 + [429]
         streams[0].leave()
         assert [client.get("/events/?channel=limits").status for _ in range(2)] == [200, 429]
+
+
+def test_nginx_asks_the_other_server_again_but_never_to_do_something_twice(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = []
+    with ExitStack() as stack:
+        dying = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+        def take_requests_and_break_off() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = dying.accept()
+                    with connection:
+                        heard.append(connection.recv(65_536).split()[0])
+
+        thread = Thread(target=take_requests_and_break_off)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(dying.shutdown, socket.SHUT_RDWR)
+        nginx = stack.enter_context(running(Nginx(dying.getsockname()[1], server.port)))
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(nginx.authority))
+        polls = [requests.get(f"{nginx.url}/events/poll/", timeout=10).status_code for _ in range(4)]
+        posts = [requests.post(f"{nginx.url}/events/publish/", timeout=10).status_code for _ in range(4)]
+    assert polls == [200] * 4
+    assert set(heard) == {b"GET", b"POST"}
+    assert posts.count(502) == heard.count(b"POST")
+    assert posts.count(403) == 4 - heard.count(b"POST")
 
 
 def test_nginx_sends_browsers_to_https(server: Server) -> None:
