@@ -339,7 +339,7 @@ def test_a_wsgi_site_stays_as_it_is_and_the_process_beside_it_knows_its_users(
         stack.enter_context(running(nginx))
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(nginx.authority))
         browser = stack.enter_context(requests.Session())
-        browser.headers["Referer"] = "https://127.0.0.1/"  # nginx is at 443 elsewhere
+        browser.headers["Origin"] = "https://127.0.0.1"  # as nginx is at 443 elsewhere
 
         def post(path: str, **more: Any) -> requests.Response:
             return browser.post(nginx.url + path, timeout=10, **more)
