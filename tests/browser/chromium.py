@@ -1,12 +1,13 @@
 """Finds a Chrome or Chromium for the browser tests: `python -m tests.browser.chromium` also installs one."""
 
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
+
+from tests import debian
 
 NAMES = ("google-chrome", "google-chrome-stable", "chromium", "chromium-browser", "chrome")
 
@@ -25,10 +26,7 @@ def install() -> None:
     """Install Playwright's Chromium, or Debian's where that cannot be had and we may."""
     if subprocess.run([sys.executable, "-m", "playwright", "install", "chromium"]).returncode == 0:
         return
-    if os.geteuid() == 0 and shutil.which("apt-get"):
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(["apt-get", "update", "-qq"], check=True)
-        subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"], check=True, env=environment)
+    debian.install("chromium")
 
 
 if __name__ == "__main__":

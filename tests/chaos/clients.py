@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import socket
+import ssl
 import struct
 import time
 from collections.abc import AsyncIterator
@@ -20,11 +21,13 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
 class Client:
     """One reader and what it has seen. `longest` is the longest time without an event, in seconds."""
 
-    def __init__(self, name: str, port: int, cursor: str) -> None:
+    def __init__(self, name: str, port: int, cursor: str, tls: ssl.SSLContext | None = None) -> None:
         self.name = name
         self.port = port
         self.cursor = cursor
+        self.tls = tls
         self.connections = 0
+        self.refusals: list[int] = []  # statuses other than 200
         self.gaps = 0
         self.numbers: list[int] = []
         self.longest = 0.0
@@ -59,15 +62,21 @@ class Client:
         sock.setblocking(False)
         try:
             await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
-            reader, self._writer = await asyncio.open_connection(sock=sock, limit=65_536)
+            name = "localhost" if self.tls else None
+            reader, self._writer = await asyncio.open_connection(
+                sock=sock, limit=65_536, ssl=self.tls, server_hostname=name
+            )
         except BaseException:
             sock.close()
             raise
         self._writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n".encode())
         async with asyncio.timeout(_SILENCE):
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        status = int(head.split()[1])
+        if status != 200:
+            self.refusals.append(status)
         chunked = b"transfer-encoding: chunked" in head
-        return int(head.split()[1]), self._chunks(reader) if chunked else self._rest(reader)
+        return status, self._chunks(reader) if chunked else self._rest(reader)
 
     async def _rest(self, reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
         while True:
@@ -90,7 +99,7 @@ class Client:
 
     def hang_up(self) -> None:
         if self._writer:
-            self._writer.close()
+            self._writer.transport.abort()  # at once, as nobody waits for TLS to take its leave
             self._writer = None
 
 

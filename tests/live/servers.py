@@ -74,6 +74,7 @@ class Server:
     arguments: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
+    command: list[str] | None = None  # in place of the kind's
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -94,9 +95,10 @@ class Server:
             "PYTHONUNBUFFERED": "1",
             **self.environment,
         }
+        command = [part.format(**values) for part in self.command or COMMANDS[self.kind]]
         with self._log_file.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, *(part.format(**values) for part in COMMANDS[self.kind]), *self.arguments],
+                [sys.executable, *command, *self.arguments],
                 cwd=ROOT,
                 env=environment,
                 stdout=output,

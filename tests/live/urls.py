@@ -2,6 +2,7 @@ import json
 import os
 import threading
 
+from django.db import transaction
 from django.http import HttpRequest, JsonResponse
 from django.http.response import HttpResponseBase
 from django.urls import include, path
@@ -15,6 +16,20 @@ from events.hub import get_hub
 def publish_view(request: HttpRequest) -> JsonResponse:
     """Publishes within the server's own process, with nothing between the test and `publish`."""
     return JsonResponse({"id": publish(**json.loads(request.body))})
+
+
+@csrf_exempt
+@transaction.atomic
+def transaction_view(request: HttpRequest) -> JsonResponse:
+    """Publishes in a transaction, which is taken back when the address says so."""
+    publish(**json.loads(request.body))
+    transaction.set_rollback("rollback" in request.GET)
+    return JsonResponse({"pid": os.getpid()})
+
+
+def connection_view(request: HttpRequest) -> JsonResponse:
+    """What tells one connection to this server from another."""
+    return JsonResponse({"port": request.META["REMOTE_PORT"]})
 
 
 def process_view(request: HttpRequest) -> JsonResponse:
@@ -31,6 +46,8 @@ def stream_view(request: HttpRequest) -> HttpResponseBase:
 urlpatterns = [
     path("test/events/", stream_view),
     path("test/publish/", publish_view),
+    path("test/transaction/", transaction_view),
     path("test/process/", process_view),
+    path("events/test/connection/", connection_view),
     path("", include("sse_demo.urls")),
 ]
