@@ -11,7 +11,7 @@ import vl_convert
 from django.utils.safestring import SafeString, mark_safe
 
 from sse_demo.compare import capacity
-from sse_demo.compare.results import Arm, Result
+from sse_demo.compare.results import SSE, Arm, Result
 
 WIDTHS = {"wide": 740, "narrow": 290}  # pixels: a desktop's column, and a phone's
 STREAM_COLOR = "var(--stream)"
@@ -90,19 +90,11 @@ def bars(results: Sequence[Result], values: Sequence[float], labels: Sequence[st
 
 def cores(costs: capacity.Costs, rate: float, intervals: Sequence[float]) -> SafeString:
     """How many cores it takes, by the number of users."""
-    arms = [Arm("SSE"), *(Arm.poll(interval) for interval in sorted(set(intervals)))]
+    arms = [SSE, *(Arm.poll(interval) for interval in intervals)]
     points = [
-        {
-            "way": arm.name,
-            "users": users,
-            "cores": (
-                capacity.streaming(costs, users, rate)
-                if arm.interval is None
-                else capacity.polling(costs, users, rate, arm.interval)
-            ).cores,
-        }
-        for arm in arms
+        {"way": way, "users": users, "cores": need.cores}
         for users in capacity.USERS
+        for way, need in capacity.needs(costs, users, rate, intervals)
     ]
     return _draw(
         {

@@ -66,14 +66,14 @@ def _of(spread: Spread | None, mark: str) -> str:
 COST: Sequence[Column] = (
     ("requests/s", lambda r: count(r.requests / r.seconds), "made by all clients together"),
     (
-        "CPU per update",
-        lambda r: seconds(r.cpu_per_client_update),
-        "the server's CPU time (user and system, all its processes) for one update to one client",
-    ),
-    (
         "updates/CPU s",
         lambda r: count(r.client_updates_per_cpu),
-        "the same turned round: one core's worth, the more the better",
+        "updates that reached clients, for one second of the server's CPU time (user and system, all its processes)",
+    ),
+    (
+        "reading alone",
+        lambda r: count(r.client_updates_per_reading_cpu),
+        "the same without the CPU that publishing takes, once for each update, however many read it and how",
     ),
     (
         "bytes per update",
@@ -167,59 +167,75 @@ def proxy_verdict(comparison: Comparison) -> list[str]:
     return lines
 
 
-def verdict(comparison: Comparison) -> list[str]:
-    """The comparison in sentences: only what was measured."""
+def _rivals(comparison: Comparison) -> tuple[Result, Result, Result] | None:
+    """The stream, and of the polls at the shortest interval the one that costs least, and the one that is freshest."""
     stream = comparison.stream
     polls = [result for result in comparison.results if not result.arm.streams]
+    if not (stream and polls):
+        return None
+    shortest = min(result.arm.interval or 0.0 for result in polls)
+    polls = [result for result in polls if result.arm.interval == shortest]
+    return (
+        stream,
+        max(polls, key=lambda result: result.client_updates_per_cpu or 0.0),
+        min(polls, key=lambda result: result.staleness.median if result.staleness else float("inf")),
+    )
+
+
+def _ratio(more: float | None, less: float | None) -> str:
+    return count(more / less) if more and less else ""
+
+
+def verdict(comparison: Comparison) -> list[str]:
+    """The comparison in sentences: only what was measured."""
     lines = []
-    if stream and polls:
-        shortest = min(result.arm.interval or 0.0 for result in polls)
-        rivals = [result for result in polls if result.arm.interval == shortest]
-        best = max(rivals, key=lambda result: result.client_updates_per_cpu or 0.0)
-        if stream.client_updates_per_cpu and best.client_updates_per_cpu:
-            ratio = stream.client_updates_per_cpu / best.client_updates_per_cpu
+    if rivals := _rivals(comparison):
+        stream, best, fresh = rivals
+        if ratio := _ratio(stream.client_updates_per_cpu, best.client_updates_per_cpu):
             lines.append(
-                f"For the same CPU, SSE brought {count(ratio)} times as many updates to users as {best.arm.name}."
+                f"For the same CPU, publishing included, SSE brought {ratio} times as many updates to users as "
+                f"{best.arm.name}; for reading alone, "
+                f"{_ratio(stream.client_updates_per_reading_cpu, best.client_updates_per_reading_cpu)} times."
             )
-        fresh = min(rivals, key=lambda result: result.staleness.median if result.staleness else float("inf"))
-        if stream.staleness and fresh.staleness and stream.staleness.median > 0:
-            ratio = fresh.staleness.median / stream.staleness.median
-            lines.append(f"What users saw was {count(ratio)} times fresher at the median than with {fresh.arm.name}.")
+        if stream.staleness and fresh.staleness:
+            ratio = _ratio(fresh.staleness.median, stream.staleness.median)
+            lines.append(f"What users saw was {ratio} times fresher at the median than with {fresh.arm.name}.")
     if costs := comparison.costs:
         lines.append(
             f"Publishing took {seconds(costs.publish_cpu)} of CPU for each update, however many read it; reading it, "
-            f"{seconds(costs.stream_cpu)} for each user on a stream. A poll that finds something took "
-            f"{seconds(costs.poll_cpu)}."
+            f"{seconds(costs.stream_cpu)} for each user on a stream."
         )
-    if trial := comparison.poll_server:
-        others = [other for other in comparison.trials if other is not trial]
-        beside = "".join(f", against {seconds(other.cpu_per_request)} on {other.server}" for other in others)
-        lines.append(
-            f"Polling got the server that is cheaper for it: {trial.server}, {seconds(trial.cpu_per_request)} of CPU "
-            f"for a poll that finds nothing{beside}."
+    if chosen := comparison.for_polls:
+        tried = (
+            f"{trials.server}: {seconds(trials.finding.cpu_per_request)} of CPU for one that finds an update, "
+            f"{seconds(trials.empty.cpu_per_request)} for one that finds nothing"
+            for trials in sorted(comparison.trials, key=lambda trials: trials is not chosen)
         )
+        lines.append(f"Polls got the server that answers them with less CPU. {'; '.join(tried)}.")
     return lines
 
 
 def tiles(comparison: Comparison) -> list[tuple[str, str]]:
     """The few figures to remember: each, and what it is."""
-    stream = comparison.stream
-    polls = [result for result in comparison.results if not result.arm.streams]
-    if not (stream and polls):
+    if not (rivals := _rivals(comparison)):
         return []
+    stream, best, fresh = rivals
     found = []
-    shortest = min(result.arm.interval or 0.0 for result in polls)
-    rivals = [result for result in polls if result.arm.interval == shortest]
-    best = max(rivals, key=lambda result: result.client_updates_per_cpu or 0.0)
-    if stream.client_updates_per_cpu and best.client_updates_per_cpu:
-        ratio = stream.client_updates_per_cpu / best.client_updates_per_cpu
-        found.append((f"{count(ratio)} ×", f"as many updates to users for the same CPU as {best.arm.name}"))
-    fresh = min((r.staleness for r in rivals if r.staleness), key=lambda spread: spread.median, default=None)
-    if stream.staleness and fresh:
-        found.append((seconds(stream.staleness.median), f"old at the median, against {seconds(fresh.median)}"))
-        found.append((seconds(stream.staleness.worst), f"old at worst, against {seconds(fresh.worst)}"))
-    ratio = best.bytes_per_client_update / stream.bytes_per_client_update
-    found.append((f"1 / {count(ratio)}", f"of the bytes that {best.arm.name} moves"))
+    if ratio := _ratio(stream.client_updates_per_cpu, best.client_updates_per_cpu):
+        reading = _ratio(stream.client_updates_per_reading_cpu, best.client_updates_per_reading_cpu)
+        found.append(
+            (
+                f"{ratio} ×",
+                f"as many updates to users for the same CPU as {best.arm.name}; {reading} × for reading alone",
+            )
+        )
+    if stream.staleness and fresh.staleness:
+        found.append(
+            (seconds(stream.staleness.median), f"old at the median, against {seconds(fresh.staleness.median)}")
+        )
+        found.append((seconds(stream.staleness.worst), f"old at worst, against {seconds(fresh.staleness.worst)}"))
+    ratio = _ratio(best.bytes_per_client_update, stream.bytes_per_client_update)
+    found.append((f"1 / {ratio}", f"of the bytes that {best.arm.name} moves"))
     return found
 
 
@@ -227,6 +243,10 @@ def warnings(comparison: Comparison) -> list[str]:
     """What limits these figures."""
     lines = []
     for result in comparison.results:
+        if result.refused:
+            lines.append(
+                f"{result.arm.name}: the site did not take {count(result.refused)} updates, so nobody got them."
+            )
         if result.client_cpu > BUSY_CLIENTS:
             lines.append(
                 f"{result.arm.name}: the clients took {100 * result.client_cpu:.0f} % of a core, so part of the "
@@ -245,26 +265,19 @@ CAPACITY_HEADS = ("users", "", "requests/s", "cores", "memory", "traffic a month
 
 def capacity_rows(comparison: Comparison, costs: capacity.Costs) -> list[tuple[str, ...]]:
     """What each number of users would need, each way."""
-    updates = comparison.plan.updates_per_second
-    rows: list[tuple[str, ...]] = []
-    for users in capacity.USERS:
-        needs = [("SSE", capacity.streaming(costs, users, updates))]
-        needs += [
-            (f"poll {interval:g} s", capacity.polling(costs, users, updates, interval))
-            for interval in sorted(dict.fromkeys(comparison.plan.intervals))
-        ]
-        for way, need in needs:
-            rows.append(
-                (
-                    f"{users:,}",
-                    way,
-                    count(need.requests),
-                    count(need.cores),
-                    size(need.memory),
-                    size(need.bytes_a_month),
-                )
-            )
-    return rows
+    plan = comparison.plan
+    return [
+        (
+            f"{users:,}",
+            way,
+            count(need.requests),
+            count(need.cores),
+            size(need.memory),
+            size(need.bytes * capacity.MONTH),
+        )
+        for users in capacity.USERS
+        for way, need in capacity.needs(costs, users, plan.updates_per_second, plan.intervals)
+    ]
 
 
 def where_polling_wins(comparison: Comparison, costs: capacity.Costs) -> list[str]:
@@ -276,7 +289,7 @@ def where_polling_wins(comparison: Comparison, costs: capacity.Costs) -> list[st
             f"polling costs less from an interval of {seconds(interval)} on" if interval else "polling never costs less"
         )
         lines.append(f"Something happens {often}: {wins}.")
-    interval = max(comparison.plan.intervals)
+    interval = comparison.plan.intervals[-1]
     few = capacity.users_for(costs, comparison.plan.updates_per_second, interval, 0.05)
     lines.append(
         f"Up to {count(few)} users, polling each {interval:g} s takes less than 5 % of a core: either will do."
@@ -291,9 +304,9 @@ def checks(comparison: Comparison, costs: capacity.Costs) -> list[str]:
         if result.arm.interval is None or result.arm.conditional or not result.cpu:
             continue
         need = capacity.polling(costs, result.clients, result.updates / result.seconds, result.arm.interval)
-        measured = result.cpu - result.updates * costs.publish_cpu
+        measured = (result.reading_cpu or 0.0) / result.seconds
         lines.append(
-            f"{result.arm.name}: {need.cores:.2g} cores by the formula, {measured / result.seconds:.2g} measured; "
+            f"{result.arm.name}: {need.cores:.2g} cores by the formula, {measured:.2g} measured; "
             f"{size(need.bytes)}/s by the formula, {size((result.sent + result.received) / result.seconds)}/s measured"
         )
     return lines

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from sse_demo.compare.arms import Load, Progress, Target, measure
-from sse_demo.compare.comparison import Comparison, Watch
+from sse_demo.compare.comparison import INTERRUPTED, Comparison, Watch, keep, try_servers
 from sse_demo.compare.http import Site
 from sse_demo.compare.nginx import find_nginx, run_nginx
 from sse_demo.compare.processes import free_port
 from sse_demo.compare.results import SSE, Arm, Result
-from sse_demo.compare.servers import ASGI, GTHREAD, run_server
+from sse_demo.compare.servers import ASGI, Kind, run_server
 
 STEPS = 5  # each with twice the clients of the one before
 ADDRESSES = 20  # offices, schools, mobile carriers: many users behind each address
@@ -23,7 +23,7 @@ BACKLOG = 512  # connections that wait for the server; with more of them nginx i
 HTTP = f"""
     limit_req_zone $http_x_client_address zone=address:10m rate={RATE_PER_ADDRESS}r/s;
     limit_req_status 429;
-    upstream application {{ server unix:SOCKET max_fails=0; }}
+    upstream application {{ server unix:SOCKET max_fails=0; keepalive 256; }}
 """
 SERVER = f"""
         proxy_http_version 1.1;
@@ -45,21 +45,17 @@ def compare_behind_proxy(comparison: Comparison, watch: Watch) -> None:
     find_nginx()
     plan = comparison.plan
     try:
+        for_polls = try_servers(comparison, watch)
         for clients in steps(plan.clients):
-            for arm in (Arm.poll(min(plan.intervals), conditional=True), SSE):
-                load = replace(plan.load, clients=clients, addresses=ADDRESSES, steady_only=True)
-                result = _behind_proxy(arm, load, watch(f"{arm.name}, {clients:,} clients"))
-                comparison.steps.append(result)
-                if result.interrupted:
-                    raise KeyboardInterrupt
+            for arm, kind in ((Arm.poll(min(plan.intervals), conditional=True), for_polls), (SSE, ASGI)):
+                load = replace(plan.load, clients=clients, addresses=ADDRESSES, outage=False)
+                keep(comparison.steps, _behind_proxy(arm, kind, load, watch(f"{arm.name}, {clients:,} clients")))
     except KeyboardInterrupt:
-        comparison.interrupted = True
+        comparison.cut_short = INTERRUPTED
 
 
-def _behind_proxy(arm: Arm, load: Load, progress: Progress) -> Result:
+def _behind_proxy(arm: Arm, kind: Kind, load: Load, progress: Progress) -> Result:
     progress("starting", 0.0)
-    kind = ASGI if arm.streams else GTHREAD
-    # The last argument given counts, as gunicorn reads them.
     kind = replace(kind, arguments=(*kind.arguments, "--backlog", str(BACKLOG)))
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="compare-") as directory:

@@ -22,8 +22,8 @@ def print_report(console: Console, comparison: Comparison) -> None:
         _print_steps(console, comparison)
     else:
         _print_arms(console, comparison)
-    if comparison.interrupted:
-        console.print("[yellow]Interrupted: the last arm is shorter than planned, and others are missing.[/]")
+    if comparison.cut_short:
+        console.print(comparison.cut_short, style="yellow", markup=False)
 
 
 def _print_arms(console: Console, comparison: Comparison) -> None:
