@@ -4,19 +4,18 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 
 from events.probe import remedies
 from events.probe.remedies import Remedies
-from events.probe.survey import FIRST_EVENT, Survey
+from events.probe.survey import FIRST_EVENT, REFUSALS, Survey
 from events.probe.watch import Watch
 
 PROMPT = 2.0  # seconds; the far side of the world and a slow phone are within it
 SPREAD = 0.8  # seconds between the least and the most delayed event; jitter is under it, a buffer is not
 PROXY_LIMIT = 60.0  # seconds of silence; the default of nginx's proxy_read_timeout and of AWS load balancers
-REFUSALS = (429, 502, 503, 504)
 
 
 class Level(Enum):
@@ -72,9 +71,7 @@ def _addressed(finding: Finding, seen: Survey, in_the_way: list[str]) -> Finding
     """With this stream's path in the remedies, and first those of whoever is known to be in the way."""
     order = sorted(finding.remedies, key=lambda place: place not in in_the_way)
     path, _, _ = seen.target.path.partition("?")
-    lines = {place: finding.remedies[place].replace("{path}", path) for place in order}
-    lines = {place: line.replace("{{", "{").replace("}}", "}") for place, line in lines.items()}
-    return Finding(finding.level, finding.check, finding.seen, finding.means, lines)
+    return replace(finding, remedies={at: finding.remedies[at].replace(remedies.STREAM, path) for at in order})
 
 
 def _ms(seconds: float) -> str:
@@ -292,14 +289,7 @@ def _end(stream: Watch, heartbeat: float, longest: float) -> Iterator[Finding]:
             f"cut after {limit:g} s of silence" + (f", before the heartbeat at {heartbeat:g} s" if heartbeat else ""),
             "Something between the server and here gives up on a silent connection. "
             + ("Clients reconnect each time; what they miss meanwhile is late."),
-            {
-                place: line.format(
-                    path="{path}",
-                    timeout=max(60, math.ceil(2.5 * heartbeat)),
-                    heartbeat=f"{max(0.1, silence * 0.4):.2g}",
-                )
-                for place, line in remedies.IDLE.items()
-            },
+            remedies.idle(timeout=max(60, math.ceil(2.5 * heartbeat)), heartbeat=max(0.1, silence * 0.4)),
         )
     else:
         how = "ended" if stream.ended_properly else "cut"
