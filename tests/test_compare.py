@@ -257,5 +257,5 @@ def test_a_bad_option_is_refused_before_anything_starts(options: dict[str, Any],
 
 def test_too_few_files_is_said_with_the_number_that_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sse_demo.compare.plan.resource.getrlimit", lambda kind: (256, 1_024))
-    with pytest.raises(BadPlan, match="This needs 5,100 open files, and the limit is 1,024: raise it"):
+    with pytest.raises(BadPlan, match="This needs 5,500 open files, and the limit is 1,024: raise it"):
         Plan(clients=5_000)

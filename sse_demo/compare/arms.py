@@ -18,7 +18,7 @@ CONNECTS_A_SECOND = 250  # visitors come one by one, and connecting is not to be
 SETTLE = (
     1.0  # seconds between the first update and the window, or an interval: then each poll finds what it usually does
 )
-PATIENCE = 10.0  # seconds, besides the interval, for what is late
+PATIENCE = 5.0  # seconds, besides the interval, for what is late
 LOOK = 0.05  # seconds between two looks at the clients
 
 Progress = Callable[[str, float], None]  # what is going on, and how much of it is done (0 to 1)

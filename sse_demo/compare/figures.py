@@ -66,7 +66,7 @@ def _of(spread: Spread | None, mark: str) -> str:
 COST: Sequence[Column] = (
     ("requests/s", lambda r: count(r.requests / r.seconds), "made by all clients together"),
     (
-        "updates/CPU s",
+        "updates per CPU s",
         lambda r: count(r.client_updates_per_cpu),
         "updates that reached clients, for one second of the server's CPU time (user and system, all its processes)",
     ),
@@ -81,21 +81,17 @@ COST: Sequence[Column] = (
         "through the sockets in both directions, heads included, for one update to one client",
     ),
     ("bytes/s", lambda r: size((r.sent + r.received) / r.seconds), "the same for all clients, a second"),
-    ("memory/client", lambda r: size(r.memory_per_client), "what the server grew by, shared among the clients"),
+    ("memory per client", lambda r: size(r.memory_per_client), "what the server grew by, shared among the clients"),
 )
 SEEN: Sequence[Column] = (
     (
         "median",
         lambda r: _of(r.staleness, "median"),
-        "staleness: from when an update was made until a user saw it or a later one;",
+        "staleness: from when an update was made until a user saw it, or a later one; half are less",
     ),
-    (
-        "p95",
-        lambda r: _of(r.staleness, "p95"),
-        "half of all (update, user) pairs are fresher than the median, 95 % than p95,",
-    ),
-    ("p99", lambda r: _of(r.staleness, "p99"), "99 % than p99"),
-    ("worst", lambda r: _of(r.staleness, "worst"), "of all"),
+    ("p95", lambda r: _of(r.staleness, "p95"), "95 % are less"),
+    ("p99", lambda r: _of(r.staleness, "p99"), "99 % are less"),
+    ("worst", lambda r: _of(r.staleness, "worst"), "the most, of all updates and users"),
     (
         "never shown",
         lambda r: share(r.never_shown, r.client_updates),

@@ -15,7 +15,6 @@ daemon off;
 master_process off;  # one process, which answers to one signal
 pid {directory}/pid;
 error_log stderr;
-worker_rlimit_nofile {files};
 events {{ worker_connections {files}; }}
 http {{
     access_log off;

@@ -10,7 +10,7 @@ from sse_demo.compare.http import Site
 from sse_demo.compare.results import SSE, Arm
 
 MAX_CLIENTS = 10_000  # one server process takes no more streams (EVENTS["MAX_STREAMS"])
-SPARE_FILES = 100  # for everything but the clients
+SPARE_FILES = 500  # for everything but the clients, connections that nginx keeps included
 
 
 class BadPlan(Exception):

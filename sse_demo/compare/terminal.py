@@ -52,7 +52,8 @@ def _print_steps(console: Console, comparison: Comparison) -> None:
     )
     console.print(
         f"nginx allows {proxy.RATE_PER_ADDRESS} requests a second from each of {proxy.ADDRESSES} addresses (burst "
-        f"{proxy.BURST}) and waits {proxy.READ_TIMEOUT} s for the server, which lets {proxy.BACKLOG} connections wait."
+        f"{proxy.BURST}) and waits {proxy.READ_TIMEOUT} s for the server (a stream: {proxy.STREAM_TIMEOUT} s), which "
+        f"lets {proxy.BACKLOG} connections wait."
     )
     for streams in (False, True):
         steps = [step for step in comparison.steps if step.arm.streams is streams]
@@ -67,7 +68,7 @@ def _table(
     title: str, columns: Sequence[Column], results: Sequence[Result], names: Iterable[str] = ()
 ) -> RenderableType:
     table = Table(title=title, title_justify="left", title_style="bold", header_style="", box=None, pad_edge=False)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for head, _, _ in columns:
         table.add_column(head, justify="right", style="cyan" if head == columns[0][0] else "")
     for name, result in zip(names or [result.arm.name for result in results], results, strict=True):

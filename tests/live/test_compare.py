@@ -84,7 +84,7 @@ def test_polling_gets_the_server_that_is_cheaper_for_it(report: tuple[str, dict[
 
 def test_every_column_is_explained_where_it_is_printed(report: tuple[str, dict[str, Any], str]) -> None:
     out, _, _ = report
-    for head in ("reading alone", "bytes per update", "memory/client", "never shown", "last one back", "answers"):
+    for head in ("reading alone", "bytes per update", "memory per client", "never shown", "last one back", "answers"):
         assert out.count(head) >= 2, head
     assert "Polls got the server that answers them with less CPU" in out
     assert "What more users would need" in out
