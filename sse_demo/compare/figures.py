@@ -312,9 +312,10 @@ def cost_lines(costs: capacity.Costs) -> list[str]:
     """The measured costs that the formulas are filled with."""
     return [
         f"an update on a stream: {seconds(costs.stream_cpu)} of CPU, {size(costs.stream_bytes)}",
+        f"opening a stream: {seconds(costs.stream_connect)}",
         f"a poll that finds nothing: {seconds(costs.empty_cpu)}, {size(costs.empty_bytes)}",
         f"a poll that finds something: {seconds(costs.poll_cpu)}, {size(costs.poll_bytes)}; and each event in it "
-        f"{seconds(costs.event_cpu)}, {size(costs.event_bytes)}",
+        f"{seconds(costs.event_cpu) if costs.event_cpu else 'too little to tell'}, {size(costs.event_bytes)}",
         f"and once for each update, however it is read: {seconds(costs.publish_cpu)} to publish it",
         f"memory: {size(costs.stream_memory)} for a stream, {size(costs.poll_memory)} for a connection that polls",
     ]

@@ -53,12 +53,12 @@ class Usage:
         return total
 
     def memory(self) -> int:
-        """Proportional set size: a page that several processes share counts once in all. RSS where there is no PSS."""
+        """What the processes have allocated; where that is known, without the files that others may share with them."""
         total = 0
         for process in self._tree():
             with suppress(psutil.NoSuchProcess):
-                full = process.memory_full_info()
-                total += getattr(full, "pss", full.rss)
+                info = process.memory_info()
+                total += info.rss - getattr(info, "shared", 0)
         return total
 
 
