@@ -223,7 +223,7 @@ def test_costs_are_those_of_reading_without_publishing() -> None:
 
 
 def test_behind_a_proxy_each_step_has_twice_the_clients() -> None:
-    assert steps(4_000) == [250, 500, 1_000, 2_000, 4_000]
+    assert steps(4_000) == [500, 1_000, 2_000, 4_000]
     assert steps(3) == [1, 3]
 
 

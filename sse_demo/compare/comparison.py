@@ -184,7 +184,8 @@ def _compare_site(comparison: Comparison, watch: Watch) -> None:
             result = asyncio.run(measure(arm, plan.load, Target(site, plan.url, plan.token), watch(arm.name)))
             keep(comparison.results, result)
     except (OSError, Unusable, PublishFailed) as error:
-        problem = f"{plan.url}: {error or type(error).__name__}"
+        what = f"it cannot be reached: {error or type(error).__name__}" if isinstance(error, OSError) else error
+        problem = f"{plan.url}: {what}"
         if not comparison.results:
             raise BadPlan(f"--url {problem}") from None
         comparison.cut_short = f"It ended early, and the rest is missing: {problem}"

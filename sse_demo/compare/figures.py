@@ -219,17 +219,12 @@ def tiles(comparison: Comparison) -> list[tuple[str, str]]:
     found = []
     if ratio := _ratio(stream.client_updates_per_cpu, best.client_updates_per_cpu):
         reading = _ratio(stream.client_updates_per_reading_cpu, best.client_updates_per_reading_cpu)
-        found.append(
-            (
-                f"{ratio} ×",
-                f"as many updates to users for the same CPU as {best.arm.name}; {reading} × for reading alone",
-            )
-        )
+        more = f"as many updates to users for the same CPU as {best.arm.name}; {reading} × for reading alone"
+        found.append((f"{ratio} ×", more))
     if stream.staleness and fresh.staleness:
-        found.append(
-            (seconds(stream.staleness.median), f"old at the median, against {seconds(fresh.staleness.median)}")
-        )
-        found.append((seconds(stream.staleness.worst), f"old at worst, against {seconds(fresh.staleness.worst)}"))
+        for mark, where in (("median", "at the median"), ("worst", "at worst")):
+            meaning = f"old is what users see {where}; {_of(fresh.staleness, mark)} with {fresh.arm.name}"
+            found.append((_of(stream.staleness, mark), meaning))
     ratio = _ratio(best.bytes_per_client_update, stream.bytes_per_client_update)
     found.append((f"1 / {ratio}", f"of the bytes that {best.arm.name} moves"))
     return found

@@ -265,7 +265,7 @@ class Conversation:
         self._answer, self._enough = Answer(), enough
         self._answered.clear()
         if not (self._connection and self._connection.transport):
-            self._connection = Connection(self._head, self._body, self._answered.set, lambda _: self._answered.set())
+            self._connection = Connection(self._head, self._body, self._answered.set, self._lost)
             await asyncio.wait_for(self._site.connect(self._connection, Wire()), patience)
         self._connection.write(self._site.request(target, headers or {}, method, body))
         with suppress(TimeoutError):
@@ -283,6 +283,10 @@ class Conversation:
 
     def _head(self, status: int, headers: Mapping[str, str]) -> None:
         self._answer.status, self._answer.headers = status, headers
+
+    def _lost(self, connection: Connection) -> None:
+        if connection is self._connection:
+            self._answered.set()
 
     def _body(self, piece: bytes) -> None:
         self._answer.body += piece

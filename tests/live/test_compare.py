@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import trustme
 
 from tests.live.servers import ROOT, free_port, serve
 
@@ -107,6 +108,26 @@ def test_a_running_site_is_measured_by_its_clock(static_root: Path, tmp_path: Pa
     assert [result["lost"] for result in figures["results"]] == [None] * 2
     assert figures["results"][0]["updates"] in (1, 2)
     assert all(result["staleness"] for result in figures["results"])
+
+
+def test_a_site_behind_tls_is_measured_by_what_is_published_there(
+    static_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, pem = trustme.CA(), tmp_path / "server.pem"
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pem)
+    for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):  # for these tests, and for compare
+        monkeypatch.setenv(name, str(tmp_path / "ca.pem"))
+    with serve("asgi", static_root, "--certfile", str(pem), "--keyfile", str(pem), PUBLISH_TOKEN="secret") as site:
+        status, out, err = run(tmp_path, "--url", f"{site.url}/events/", "--token", "secret", *TINY)
+        assert status == 0, out + err
+        monkeypatch.delenv("SSL_CERT_FILE")
+        status, _, err = run(tmp_path, "--url", f"{site.url}/events/", *TINY)
+        assert (status, "certificate verify failed" in err) == (1, True), err
+    figures = json.loads((tmp_path / "compare.json").read_text())
+    assert [result["updates"] for result in figures["results"]] == [5] * 3
+    assert [(result["lost"], result["doubled"], result["refused"]) for result in figures["results"]] == [(0, 0, 0)] * 3
+    assert "secret" not in (tmp_path / "compare.html").read_text() + json.dumps(figures) + out
 
 
 def test_what_cannot_be_measured_is_said_before_anything_starts(static_root: Path, tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """`probe` against real nginx in front of a real server: wrong in each way that matters, and right."""
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +14,7 @@ import pytest
 from django.core.management import call_command
 
 from sse_demo.compare.nginx import run_nginx
-from tests.live.servers import Server, Stream, free_port, serve
+from tests.live.servers import ROOT, Server, Stream, free_port, serve
 
 PATIENCE = 3.0  # seconds: past the heartbeat at 2 s, which is past the read timeout of 1 s
 
@@ -162,6 +165,26 @@ def test_a_correct_nginx_raises_no_alarm(name: str, reports: dict[str, Report]) 
     report = reports[f"correct: {name}"]
     assert (report.status, "PROBLEM" in report.lines) == (0, False), report.lines
     assert "Events: " in report.lines
+
+
+def test_the_project_as_it_is_deployed_is_healthy(static_root: Path, tmp_path: Path) -> None:
+    """As `make serve` has it: its own settings and gunicorn.conf.py, and the broker that is the default."""
+    environment = {
+        "DJANGO_SETTINGS_MODULE": "sse_demo.settings",
+        "DJANGO_ALLOWED_HOSTS": "127.0.0.1",
+        "DJANGO_SECRET_KEY": "for tests only",
+        "DATABASE_URL": f"sqlite:///{tmp_path}/db.sqlite3",
+    }
+    subprocess.run([sys.executable, "manage.py", "migrate"], cwd=ROOT, env=os.environ | environment, check=True)
+    deployed = Server("asgi", static_root, environment=environment)
+    try:
+        deployed.start()
+        report = probe_behind_nginx(deployed, location("proxy_http_version 1.1;"))
+    finally:
+        deployed.stop()
+    assert (report.status, "PROBLEM" in report.lines) == (0, False), report.lines
+    assert "the first heartbeat is due at 15 s" in report.text
+    assert "Resume: a client that comes back goes on after its Last-Event-ID" in report.text
 
 
 def test_a_server_without_threads_for_streams_is_told_from_a_proxy(static_root: Path) -> None:
