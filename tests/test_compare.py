@@ -244,6 +244,7 @@ def test_figures_have_three_digits_and_the_unit_that_fits() -> None:
         ({"intervals": [0.0]}, "--intervals takes one or more of 0.1 to 3,600 seconds."),
         ({"url": "https://example.com/", "proxy": True}, "it does not go with --url."),
         ({"url": "ftp://example.com/"}, "is no URL such as"),
+        ({"costs": "manage.py"}, "--costs manage.py is not the compare.json of a whole comparison"),
         ({"html": "/nowhere/compare.html"}, "/nowhere/compare.html cannot be written."),
     ],
 )

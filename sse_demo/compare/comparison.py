@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -52,6 +53,7 @@ class Comparison:
 
     plan: Plan
     command: str
+    earlier: capacity.Costs | None = None  # those of another comparison, for this one to check
     began_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     machine: str = field(
         default_factory=lambda: f"{cores()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB of memory"
@@ -87,6 +89,8 @@ class Comparison:
     @property
     def costs(self) -> capacity.Costs | None:
         """None until both ways have been measured, on servers of our own."""
+        if self.earlier:
+            return self.earlier
         stream, polls = self.stream, self.for_polls
         if not (stream and stream.cpu and stream.client_updates and polls):
             return None
@@ -107,14 +111,20 @@ class Comparison:
             "software": self.software,
             "cut_short": self.cut_short,
             "plan": asdict(self.plan) | {"token": "given" if self.plan.token else ""},
-            "trials": [
-                plain(each) for trials in self.trials for each in vars(trials).values() if trials.server != each
-            ],
+            "trials": [plain(each) for t in self.trials for each in (t.alone, t.empty, t.finding, t.crowded)],
             "results": [plain(result) for result in self.results],
             "behind_proxy": [plain(step) for step in self.steps],
             "costs": asdict(costs) if costs else None,
         }
         return json.dumps(whole, indent=2)
+
+
+def read_costs(file: str) -> capacity.Costs | None:
+    """Those that `Comparison.to_json` has written there; None without a file. Raises BadPlan."""
+    try:
+        return capacity.Costs(**json.loads(Path(file).read_text())["costs"]) if file else None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BadPlan(f"--costs {file} is not the compare.json of a whole comparison: {error}") from None
 
 
 Watch = Callable[[str], Progress]  # names an arm, and gets what to tell its progress

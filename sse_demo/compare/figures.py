@@ -289,15 +289,16 @@ def where_polling_wins(comparison: Comparison, costs: capacity.Costs) -> list[st
 
 
 def checks(comparison: Comparison, costs: capacity.Costs) -> list[str]:
-    """What the formula says of polling arms that it was not made from, beside what was measured."""
+    """What the formulas say of arms that they were not made from, beside what was measured."""
     lines = []
     for result in comparison.results:
-        if result.arm.interval is None or result.arm.conditional or not result.cpu:
+        arm = result.arm
+        if arm.conditional or not result.reading_cpu or (arm.streams and not comparison.earlier):
             continue
-        need = capacity.polling(costs, result.clients, result.updates / result.seconds, result.arm.interval)
-        measured = (result.reading_cpu or 0.0) / result.seconds
+        rate = result.updates / result.seconds
+        need = dict(capacity.needs(costs, result.clients, rate, comparison.plan.intervals))[arm.name]
         lines.append(
-            f"{result.arm.name}: {need.cores:.2g} cores by the formula, {measured:.2g} measured; "
+            f"{arm.name}: {need.cores:.2g} cores by the formula, {result.reading_cpu / result.seconds:.2g} measured; "
             f"{size(need.bytes)}/s by the formula, {size((result.sent + result.received) / result.seconds)}/s measured"
         )
     return lines

@@ -44,6 +44,7 @@ class Command(BaseCommand):
             help="to publish at --url with; default: EVENTS_PUBLISH_TOKEN from the environment, and without any, "
             "the ticks of the site's clock are what is read",
         )
+        add("--costs", default="", metavar="FILE", help="check the formulas of an earlier compare.json by this run")
         add("--json", default="compare.json", metavar="FILE", help="figures for machines (default compare.json)")
         add("--html", default="compare.html", metavar="FILE", help="a report for people (default compare.html)")
 
@@ -52,7 +53,7 @@ class Command(BaseCommand):
             from rich.console import Console
 
             from sse_demo.compare import html, progress, terminal
-            from sse_demo.compare.comparison import INTERRUPTED, Comparison, compare
+            from sse_demo.compare.comparison import INTERRUPTED, Comparison, compare, read_costs
             from sse_demo.compare.nginx import NoNginx
             from sse_demo.compare.plan import BadPlan, Plan
             from sse_demo.compare.processes import ServerFailed
@@ -75,7 +76,7 @@ class Command(BaseCommand):
                 token=options["token"] if options["url"] else "",
                 proxy=options["proxy"],
             )
-            comparison = Comparison(plan, _command_line(options))
+            comparison = Comparison(plan, _command_line(options), read_costs(options["costs"]))
             with progress.shown() as watch:
                 (compare_behind_proxy if plan.proxy else compare)(comparison, watch)
         except (BadPlan, ServerFailed, NoNginx) as error:
