@@ -64,7 +64,7 @@ def _of(spread: Spread | None, mark: str) -> str:
 
 
 COST: Sequence[Column] = (
-    ("requests/s", lambda r: count(r.requests / r.seconds), "made by all clients together"),
+    ("requests per s", lambda r: count(r.requests / r.seconds), "made by all clients together"),
     (
         "updates per CPU s",
         lambda r: count(r.client_updates_per_cpu),
@@ -119,7 +119,7 @@ CONNECTIONS: Sequence[Column] = (
 
 
 STEP: Sequence[Column] = (
-    ("requests/s", lambda r: count(r.requests / r.seconds), "made by all clients together, in the steady window"),
+    ("requests per s", lambda r: count(r.requests / r.seconds), "made by all clients together, in the steady window"),
     ("200, 304", lambda r: share(_good(r), sum(r.statuses.values())), "answers as they should be"),
     *(
         (status, lambda r, status=status: share(r.statuses.get(status, 0), sum(r.statuses.values())), meaning)
@@ -153,7 +153,8 @@ def proxy_verdict(comparison: Comparison) -> list[str]:
             continue
         name, begins = steps[0].arm.name, proxy.fails_from(steps)
         if begins is None:
-            lines.append(f"{name}: no failures up to {_clients(steps[-1].clients)}.")
+            share = "less than 1 %" if any(step.failures for step in steps) else "no"
+            lines.append(f"{name}: {share} failures up to {_clients(steps[-1].clients)}.")
             continue
         codes = Counter[str]()
         for step in steps:
