@@ -131,7 +131,7 @@ def failures(steps: Sequence[Result]) -> SafeString:
             "way": (SSE if step.arm.streams else POLLING).name,
             "clients": step.clients,
             "status": status,
-            "share": step.statuses.get(status, 0) / max(1, sum(step.statuses.values())),
+            "share": step.statuses.get(status, 0) / max(1, step.answers),
         }
         for step in steps
         for status in CODES

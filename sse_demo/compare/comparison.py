@@ -30,6 +30,8 @@ FINDING = Arm("polls that find an update", 0.5)
 CROWDED = Arm("polls that find ten", 0.5)
 RATES = {NOBODY: 20.0, EMPTY: 0.0, FINDING: 2.0, CROWDED: 20.0}  # updates a second
 
+INTERRUPTED = "Interrupted: the last arm is shorter than planned, and others are missing."
+
 
 @dataclass(frozen=True)
 class Trials:
@@ -148,9 +150,6 @@ def compare(comparison: Comparison, watch: Watch) -> None:
             keep(comparison.results, result)
     except KeyboardInterrupt:
         comparison.cut_short = INTERRUPTED
-
-
-INTERRUPTED = "Interrupted: the last arm is shorter than planned, and others are missing."
 
 
 def keep(results: list[Result], result: Result) -> None:

@@ -52,7 +52,8 @@ def count(value: float | None) -> str:
 def share(part: float, whole: float) -> str:
     if not whole or not part:
         return "0"
-    return f"{100 * part / whole:.3g} %"
+    percent = 100 * part / whole
+    return f"{percent:.{3 if percent >= 10 else 2}g} %"
 
 
 def rate(updates_per_second: float) -> str:
@@ -120,9 +121,9 @@ CONNECTIONS: Sequence[Column] = (
 
 STEP: Sequence[Column] = (
     ("requests per s", lambda r: count(r.requests / r.seconds), "made by all clients together, in the steady window"),
-    ("200, 304", lambda r: share(_good(r), sum(r.statuses.values())), "answers as they should be"),
+    ("good", lambda r: share(r.answers - r.failures, r.answers), "answers as they should be: 200 or 304"),
     *(
-        (status, lambda r, status=status: share(r.statuses.get(status, 0), sum(r.statuses.values())), meaning)
+        (status, lambda r, status=status: share(r.statuses.get(status, 0), r.answers), meaning)
         for status, meaning in (
             ("429", "refused by nginx: too many requests from one address"),
             ("502", "the server did not take nginx's connection"),
@@ -134,10 +135,6 @@ STEP: Sequence[Column] = (
     ("p99", lambda r: _of(r.staleness, "p99"), "and that of one in a hundred"),
     ("server CPU", lambda r: share(r.cpu or 0.0, r.seconds), "of one core"),
 )
-
-
-def _good(result: Result) -> int:
-    return sum(result.statuses.values()) - result.failures
 
 
 def _clients(number: int) -> str:

@@ -136,6 +136,11 @@ class Result:
         return self.client_updates - self.shown
 
     @property
+    def answers(self) -> int:
+        """Those that should have come included."""
+        return sum(self.statuses.values())
+
+    @property
     def failures(self) -> int:
         """Answers that were none: refused, cut, or an error's status."""
         return sum(n for status, n in self.statuses.items() if status not in ("200", "304"))

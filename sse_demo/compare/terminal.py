@@ -70,7 +70,7 @@ def _table(
     table = _plain_table(title)
     table.add_column("", no_wrap=True)
     for head, _, _ in columns:
-        table.add_column(head, justify="right", style="cyan" if head == columns[0][0] else "")
+        table.add_column(head, justify="right", min_width=max(map(len, head.split())))
     for name, result in zip(names or [result.arm.name for result in results], results, strict=True):
         table.add_row(name, *(cell(result) for _, cell, _ in columns), style="bold" if result.arm.streams else "")
     return Padding(table, (1, 0, 0, 0))
