@@ -1,10 +1,5 @@
 """Failures that visitors of the demonstration can give themselves, and nobody else: a cookie asks for one.
 
-fault=cut       every stream ends after a few seconds, as behind a proxy that limits how long an answer may take
-fault=refuse    the stream is answered 503, as when the server has no room for another
-fault=hang      the stream begins and says nothing, as behind a proxy that holds its bytes back
-fault=restart   the stream and the polls are answered 503, as by a proxy whose server is being restarted
-
 A cookie, because it reaches whichever process answers. It does not reach a stream that is open already, so the page
 opens a new one.
 """
@@ -12,6 +7,7 @@ opens a new one.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from enum import StrEnum
 
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
@@ -21,22 +17,30 @@ from events.hub import Full, Subscription, get_hub
 from events.streams import HEADERS, EventStreamResponse, capacity
 
 COOKIE = "fault"
-CUT, REFUSE, HANG, RESTART = "cut", "refuse", "hang", "restart"
 
 RETRY_AFTER = "1"  # seconds; the failure may be over at any moment
 CUT_AFTER = 3.0  # seconds
 HANG_FOR = 10.0  # seconds; longer than the client's patience, and short as it may hold a thread
 
 
+class Fault(StrEnum):
+    """What the cookie may say."""
+
+    CUT = "cut"  # every stream ends after a few seconds, as behind a proxy that limits how long an answer may take
+    REFUSE = "refuse"  # the stream is answered 503, as when the server has no room for another
+    HANG = "hang"  # the stream begins and says nothing, as behind a proxy that holds its bytes back
+    RESTART = "restart"  # the stream and the polls are answered 503, as by a proxy whose server is being restarted
+
+
 @views.allow("GET", "HEAD")
 def stream(request: HttpRequest) -> HttpResponseBase:
     """The stream, or the failure that this visitor has asked for."""
     match request.COOKIES.get(COOKIE):
-        case "refuse" | "restart":
+        case Fault.REFUSE | Fault.RESTART:
             return _refusal()
-        case "hang":
+        case Fault.HANG:
             return _hanging(request)
-        case "cut":
+        case Fault.CUT:
             return _cut(views.stream(request))
     return views.stream(request)
 
@@ -44,7 +48,7 @@ def stream(request: HttpRequest) -> HttpResponseBase:
 @views.allow("GET", "HEAD")
 def poll(request: HttpRequest) -> HttpResponseBase:
     """The poll, which only a restart of the server prevents."""
-    return _refusal() if request.COOKIES.get(COOKIE) == RESTART else views.poll(request)
+    return _refusal() if request.COOKIES.get(COOKIE) == Fault.RESTART else views.poll(request)
 
 
 def _refusal() -> HttpResponse:

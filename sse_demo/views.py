@@ -61,7 +61,7 @@ def index(request: HttpRequest) -> HttpResponse:
     context = {
         "server_time": datetime.now(UTC),
         "origin": request.build_absolute_uri("/").rstrip("/"),
-        "stream_is_broken": request.COOKIES.get(faults.COOKIE) == faults.REFUSE,
+        "stream_is_broken": request.COOKIES.get(faults.COOKIE) == faults.Fault.REFUSE,
         "modules": MODULES,
         "sizes": SIZES,
         "stream_age": get_config().MAX_STREAM_AGE,

@@ -17,12 +17,14 @@ from sse_demo.compare.http import Connection
 from sse_demo.compare.plan import BadPlan, Plan
 from sse_demo.compare.proxy import steps
 from sse_demo.compare.results import SSE, Arm, Result, Spread, quantiles
-from sse_demo.compare.updates import Clock, Screen, Staleness
+from sse_demo.compare.screens import Screen, Staleness
+from sse_demo.compare.updates import Clock, Updates
 
 COSTS = Costs(
     stream_cpu=10e-6,
     stream_bytes=150,
     stream_memory=3_000,
+    stream_connect=1e-3,
     empty_cpu=500e-6,
     empty_bytes=400,
     poll_cpu=600e-6,
@@ -34,14 +36,11 @@ COSTS = Costs(
 )
 
 
-class Made:
+class Made(Updates):
     """Updates that were made at these times."""
 
-    channel = "compare"
-    durable = True
-
     def __init__(self, *made: float) -> None:
-        self.made: list[float] = []
+        super().__init__()
         self.later = list(made)
 
     def make(self) -> None:
@@ -52,9 +51,6 @@ class Made:
 
     def of_poll(self, answer: dict[str, Any]) -> list[int]:
         return []
-
-    async def run(self, rate: float) -> None:
-        pass
 
 
 def screen_of(*made: float) -> tuple[Screen, Staleness]:
@@ -81,6 +77,7 @@ def result(arm: Arm, **changed: Any) -> Result:
         "sent_in_all": 0,
         "received_in_all": 160_000,
         "cpu": 0.01,
+        "publish_cpu": 0.0,
         "connect_cpu": 0.1,
         "memory_before": 1_000_000,
         "memory": 2_000_000,
@@ -88,6 +85,7 @@ def result(arm: Arm, **changed: Any) -> Result:
         "quantiles": [0.0, 0.5, 1.0],
         "shown": 900,
         "lost": 0,
+        "refused": 0,
         "doubled": 0,
         "connect": None,
         "reconnect": None,
@@ -192,7 +190,7 @@ def test_answers_are_the_same_however_the_network_cuts_them(cuts: set[int]) -> N
 
 
 def test_streaming_costs_the_same_at_any_polling_interval_and_polling_less_the_longer_it_is() -> None:
-    assert capacity.streaming(COSTS, 1_000, 1.0).cores == pytest.approx(0.01)
+    assert capacity.streaming(COSTS, 1_000, 1.0).cores == pytest.approx(0.01 + 1_000 * 1e-3 / 3_240)
     costs = [capacity.polling(COSTS, 1_000, 1.0, interval).cores for interval in (1, 5, 60)]
     assert costs == pytest.approx([0.605, 0.125, 0.015])
 
@@ -210,13 +208,14 @@ def test_there_is_no_crossover_where_each_event_costs_polling_more() -> None:
 
 
 def test_costs_are_those_of_reading_without_publishing() -> None:
-    alone = {"s": result(SSE, clients=0, cpu=0.01)}  # 1 ms an update
-    finding = [
-        result(Arm.poll(1), requests=1_000, cpu=0.605 + 0.01),
-        result(Arm.poll(1), requests=1_000, updates=100, cpu=0.650 + 0.1),
-    ]
-    costs = capacity.fit(result(SSE, cpu=0.02), result(Arm.poll(1), cpu=0.5, updates=0), finding, alone)
+    costs = capacity.fit(
+        result(SSE, cpu=0.02, publish_cpu=0.01),
+        empty=result(Arm.poll(1), cpu=0.5, updates=0),
+        finding=result(Arm.poll(1), cpu=0.605 + 0.01, publish_cpu=0.01),
+        crowded=result(Arm.poll(1), updates=100, cpu=0.650 + 0.1, publish_cpu=0.1),
+    )
     assert costs.stream_cpu == pytest.approx(10e-6)
+    assert costs.stream_connect == pytest.approx(1e-3)
     assert costs.empty_cpu == pytest.approx(0.5e-3)
     assert costs.poll_cpu == pytest.approx(0.6e-3)
     assert costs.event_cpu == pytest.approx(5e-6)
@@ -224,7 +223,7 @@ def test_costs_are_those_of_reading_without_publishing() -> None:
 
 
 def test_behind_a_proxy_each_step_has_twice_the_clients() -> None:
-    assert steps(4_000) == [250, 500, 1_000, 2_000, 4_000]
+    assert steps(4_000) == [500, 1_000, 2_000, 4_000]
     assert steps(3) == [1, 3]
 
 
@@ -245,6 +244,7 @@ def test_figures_have_three_digits_and_the_unit_that_fits() -> None:
         ({"intervals": [0.0]}, "--intervals takes one or more of 0.1 to 3,600 seconds."),
         ({"url": "https://example.com/", "proxy": True}, "it does not go with --url."),
         ({"url": "ftp://example.com/"}, "is no URL such as"),
+        ({"costs": "manage.py"}, "--costs manage.py is not the compare.json of a whole comparison"),
         ({"html": "/nowhere/compare.html"}, "/nowhere/compare.html cannot be written."),
     ],
 )
@@ -258,5 +258,5 @@ def test_a_bad_option_is_refused_before_anything_starts(options: dict[str, Any],
 
 def test_too_few_files_is_said_with_the_number_that_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sse_demo.compare.plan.resource.getrlimit", lambda kind: (256, 1_024))
-    with pytest.raises(BadPlan, match="This needs 5,100 open files, and the limit is 1,024: raise it"):
+    with pytest.raises(BadPlan, match="This needs 5,500 open files, and the limit is 1,024: raise it"):
         Plan(clients=5_000)

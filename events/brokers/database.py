@@ -83,11 +83,10 @@ class DatabaseBroker:
                 self._let_go()
 
     def follow(self, reader: Reader, backlog: int) -> tuple[Cursor, list[Event]]:
-        following = _Following(self, reader, backlog)
-        follower = Follower(following.run)
+        follower = _Follower(self, reader, backlog)
         follower.begin()
         self._follower = follower
-        return following.begin, following.backlog
+        return follower.start, follower.backlog
 
     def close(self) -> None:
         if self._follower:
@@ -239,50 +238,44 @@ class DatabaseBroker:
                 connection.close()
 
 
-class _Following:
-    """One reader's way through the log, in the follower's thread."""
-
-    def __init__(self, broker: DatabaseBroker, reader: Reader, backlog: int) -> None:
+class _Follower(Follower):
+    def __init__(self, broker: DatabaseBroker, reader: Reader, wanted: int) -> None:
+        super().__init__(reader, wanted)
         self._broker = broker
-        self._reader = reader
-        self._wanted = backlog
-        self._place: Cursor | None = None
-        self.begin: Cursor
-        self.backlog: list[Event] = []
 
-    def run(self, follower: Follower) -> None:
-        with self._broker.connected() as connection, closing(_changes(connection, follower)) as changes:
+    def follow(self) -> None:
+        with self._broker.connected() as connection, closing(_changes(connection, self)) as changes:
             sweep_at = 0.0
             for _ in changes:
-                if follower.closing:
+                if self.closing:
                     return
                 self._catch_up()
-                follower.began()
+                self.began()
                 if time.monotonic() >= sweep_at:
                     self._broker.number()
                     sweep_at = time.monotonic() + _SWEEP
 
     def _catch_up(self) -> None:
         state = self._broker.state()
-        if not self._place:
+        if not self.place:
             self._begin(state)
             return
         try:
-            while self._place != (state.generation, state.head):
-                events = self._broker.read(self._place, state, _BATCH)
-                self._reader.deliver(events)
-                self._place = Cursor(self._place.major, self._place.minor + len(events))
+            while self.place != (state.generation, state.head):
+                events = self._broker.read(self.place, state, _BATCH)
+                self.reader.deliver(events)
+                self.place = Cursor(self.place.major, self.place.minor + len(events))
         except Gap:
             state = self._broker.state()
-            self._place = Cursor(state.generation, state.head)
-            self._reader.restart(self._place)
+            self.place = Cursor(state.generation, state.head)
+            self.reader.restart(self.place)
 
     def _begin(self, state: LogState) -> None:
-        self.begin = self._place = Cursor(state.generation, state.head)
+        self.start = self.place = Cursor(state.generation, state.head)
         with suppress(Gap):  # being trimmed just now: then without a backlog
-            begin = Cursor(state.generation, max(state.floor, state.head - self._wanted))
-            self.backlog = self._broker.read(begin, state, self._wanted)
-            self.begin = begin
+            start = Cursor(state.generation, max(state.floor, state.head - self.wanted))
+            self.backlog = self._broker.read(start, state, self.wanted)
+            self.start = start
 
 
 def _changes(connection: BaseDatabaseWrapper, follower: Follower) -> Generator[None, None, None]:

@@ -6,30 +6,38 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from concurrent.futures import Future
 from contextlib import suppress
 
-from events.brokers import Unavailable
+from events.brokers import Reader, Unavailable
 from events.journal import tell
+from events.log import Cursor
 from events.metrics import counters
+from events.wire import Event
 
 _PATIENCE = 5.0  # seconds; someone waits for the answer to a request
 _FIRST_PAUSE = 0.1  # seconds; a server that was only restarted is back soon
 _LONGEST_PAUSE = 5.0  # seconds; nobody waits much longer than the outage itself
 
 
-class Follower:
-    """Runs `follow(self)` in a thread of its own, again and again until closed.
+class Follower(ABC):
+    """One reader's way through a log, in a thread of its own: runs `follow` again and again until closed.
 
-    `follow` connects, calls `began`, reads for ever, and returns when `closing` is set; it raises Unavailable when
-    the log cannot be reached, and is run again after a pause: random, so that many processes do not come back at
-    the same moment, and on average twice as long each time.
+    A broker's `follow` connects, at the first time sets `start` and `backlog`, calls `began`, and reads for ever from
+    `place` on. It returns when `closing` is set; it raises Unavailable when the log cannot be reached, and is run
+    again after a pause: random, so that many processes do not come back at the same moment, and on average twice as
+    long each time.
     """
 
-    def __init__(self, follow: Callable[["Follower"], None], interrupt: Callable[[], None] = lambda: None) -> None:
-        self._follow = follow
-        self._interrupt = interrupt  # ends what `follow` waits for, if that is not `wait`
+    start: Cursor
+
+    def __init__(self, reader: Reader, wanted: int) -> None:
+        """`wanted`: how many of the newest events the backlog should hold."""
+        self.reader = reader
+        self.wanted = wanted
+        self.backlog: list[Event] = []  # all that came after `start`
+        self.place: Cursor | None = None  # of the last event delivered
         self._begun: Future[None] = Future()
         self._failures = 0
         self._lost = 0.0  # when, by the monotonic clock
@@ -40,6 +48,13 @@ class Follower:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._alarm, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, name="events-follower", daemon=True)
+
+    @abstractmethod
+    def follow(self) -> None: ...
+
+    def interrupt(self) -> None:
+        """End what `follow` waits for, from another thread, if that is not `wait`."""
+        return
 
     def begin(self) -> None:
         """Start the thread; returns once it follows. Raises Unavailable when the log cannot be reached."""
@@ -91,7 +106,7 @@ class Follower:
         self._closing.set()
         while self._thread.is_alive():  # it may have been just about to wait
             self.poke()
-            self._interrupt()
+            self.interrupt()
             self._thread.join(0.1)
         self._selector.close()
         self._alarm.close()
@@ -100,7 +115,7 @@ class Follower:
     def _run(self) -> None:
         while not self.closing:
             try:
-                self._follow(self)
+                self.follow()
             except Exception as error:  # noqa: BLE001  a process whose follower has died would be silent for ever
                 if self._closing.is_set():
                     return

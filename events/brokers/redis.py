@@ -92,11 +92,10 @@ class RedisBroker:
         return to_events(entries)
 
     def follow(self, reader: Reader, backlog: int) -> tuple[Cursor, list[Event]]:
-        following = _Following(self, reader, backlog)
-        follower = Follower(following.run, following.interrupt)
+        follower = _Follower(self, reader, backlog)
         follower.begin()
         self._follower = follower
-        return following.begin, following.backlog
+        return follower.start, follower.backlog
 
     def close(self) -> None:
         if self._follower:
@@ -139,31 +138,24 @@ class RedisBroker:
             self._trimming.release()
 
 
-class _Following:
-    """One reader's way through the stream, in the follower's thread."""
-
-    def __init__(self, broker: RedisBroker, reader: Reader, backlog: int) -> None:
+class _Follower(Follower):
+    def __init__(self, broker: RedisBroker, reader: Reader, wanted: int) -> None:
+        super().__init__(reader, wanted)
         self._broker = broker
-        self._reader = reader
-        self._wanted = backlog
-        self._place: Cursor | None = None
         self._disconnect: Callable[[], None] = lambda: None
-        self.begin: Cursor
-        self.backlog: list[Event] = []
 
     def interrupt(self) -> None:
-        """End a wait for entries, from another thread."""
         self._disconnect()
 
-    def run(self, follower: Follower) -> None:
+    def follow(self) -> None:
         with reporting():
             client = self._broker.following_client()
             self._disconnect = client.connection.disconnect
             try:
-                place = self._check(client, self._place) if self._place else self._begin(client)
-                follower.began()
-                while not follower.closing:
-                    self._place = place = self._read(client, place)
+                place = self._check(client, self.place) if self.place else self._begin(client)
+                self.began()
+                while not self.closing:
+                    self.place = place = self._read(client, place)
             finally:
                 client.connection.disconnect()
                 client.close()
@@ -172,13 +164,13 @@ class _Following:
         with client.pipeline(transaction=True) as pipe:
             pipe.eval(_BEGIN, 1, self._broker.stream)
             pipe.xinfo_stream(self._broker.stream)
-            pipe.xrevrange(self._broker.stream, count=self._wanted + 1)
+            pipe.xrevrange(self._broker.stream, count=self.wanted + 1)
             _, info, entries = pipe.execute()
         newest = Cursor.parse(info["last-generated-id"])
         entries.reverse()
-        self.begin = Cursor.parse(entries[0][0]) if entries else newest
+        self.start = Cursor.parse(entries[0][0]) if entries else newest
         self.backlog = to_events(entries[1:])
-        self._place = newest
+        self.place = newest
         return newest
 
     def _check(self, client: Any, place: Cursor) -> Cursor:
@@ -189,7 +181,7 @@ class _Following:
             check(info, place)
         except Gap:
             place = Cursor.parse(info["last-generated-id"])
-            self._reader.restart(place)
+            self.reader.restart(place)
         return place
 
     def _read(self, client: Any, place: Cursor) -> Cursor:
@@ -203,7 +195,7 @@ class _Following:
         first = client.xrange(stream, count=1)
         if not first or Cursor.parse(first[0][0]) > place:
             return self._check(client, place)
-        self._reader.deliver(to_events(entries))
+        self.reader.deliver(to_events(entries))
         return Cursor.parse(entries[-1][0])
 
 

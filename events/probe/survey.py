@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from events.probe.watch import Reach, Target, Watch, reach
 
+REFUSALS = (429, 502, 503, 504)  # what proxies, and servers without room, answer
 REDIRECTS = 5  # browsers follow 20; a stream that needs more than a few has another problem
 FIRST_EVENT = 5.0  # seconds; what streams has said something by then
 POLLS = 20  # in a row: what a page does in a minute at 3 s, and a small office in a second
@@ -109,7 +110,7 @@ def _find(target: Target, patience: float, watch: Watcher) -> tuple[Target, Watc
     for _ in range(REDIRECTS):
         stream = watch(target, max(patience, FIRST_EVENT))
         stream.wait_for(lambda seen: seen.status, FIRST_EVENT)
-        if not stream.status or stream.status in (429, 502, 503, 504):
+        if not stream.status or stream.status in REFUSALS:
             if stream.error:
                 raise OSError(stream.error)
             return target, stream

@@ -2,20 +2,23 @@
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 from sse_demo.compare.clients import Client, Fleet
-from sse_demo.compare.http import Connection, Site, Wire
+from sse_demo.compare.http import Conversation, Site
 from sse_demo.compare.results import Arm, Result, Spread, quantiles
 from sse_demo.compare.servers import Usage
 from sse_demo.compare.updates import Clock, Published, Updates
 
-CONNECTS_A_SECOND = 150  # streams: visitors come one by one, and connecting is not to be the load
-SETTLE = 1.0  # seconds between the last connection and the window
-PATIENCE = 10.0  # seconds, besides the interval, for what is late
+CONNECTS_A_SECOND = 250  # visitors come one by one, and connecting is not to be the load
+SETTLE = (
+    1.0  # seconds between the first update and the window, or an interval: then each poll finds what it usually does
+)
+PATIENCE = 5.0  # seconds, besides the interval, for what is late
 LOOK = 0.05  # seconds between two looks at the clients
 
 Progress = Callable[[str, float], None]  # what is going on, and how much of it is done (0 to 1)
@@ -29,6 +32,7 @@ class Target:
     server: str
     token: str = ""
     usage: Usage | None = None
+    publish_cpu: float = 0.0  # seconds that publishing an update takes there, as far as that is known
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Load:
     duration: float  # seconds, of the steady window
     together: bool = False  # pollers all at one moment, as after an outage, and not spread over the interval
     addresses: int = 0  # client addresses that a proxy is shown; 0: none
-    steady_only: bool = False  # nothing after the window: neither stragglers nor an outage
+    outage: bool = True  # whether to cut all connections after the window
 
 
 class Unusable(Exception):
@@ -61,11 +65,11 @@ async def measure(arm: Arm, load: Load, target: Target, progress: Progress) -> R
         await run.connect(progress)
         if load.updates_per_second:
             publisher = asyncio.create_task(updates.run(load.updates_per_second))
-        await asyncio.sleep(SETTLE)
+        await asyncio.sleep(max(SETTLE, arm.interval or 0.0))
         await run.window(progress)
         await _end(publisher)
-        if not load.steady_only:
-            await run.stragglers(progress)
+        await run.stragglers(progress)
+        if load.outage:
             await run.come_back(progress)
     except asyncio.CancelledError:
         if not run.began:
@@ -75,8 +79,7 @@ async def measure(arm: Arm, load: Load, target: Target, progress: Progress) -> R
         await _end(publisher)
         run.close_window()
         fleet.stop()
-        if isinstance(updates, Published):
-            updates.close()
+        updates.close()
         await asyncio.sleep(0)  # the transports close
     return run.result()
 
@@ -100,40 +103,17 @@ async def _updates(target: Target) -> Updates:
 async def _clock_offset(site: Site) -> float:
     """The server's time less our monotonic time, in seconds, by the quickest of some round trips."""
     best, offset = float("inf"), 0.0
+    conversation = Conversation(site)
     for _ in range(8):
         asked = time.monotonic()
-        status, body = await fetch(site, "poll/?channel=clock")
+        answer = await conversation.ask("poll/?channel=clock")
         took = time.monotonic() - asked
-        if status != 200:
-            raise Unusable(f"{site.path}poll/ answers {status}.")
+        if answer.status != 200:
+            raise Unusable(f"poll/ answers {answer.status}.")
         if took < best:
-            stamp = Clock(0.0).epoch(json.loads(body)["server_time"])
-            best, offset = took, stamp - (asked + took / 2)
+            best, offset = took, Clock.epoch(json.loads(answer.body)["server_time"]) - (asked + took / 2)
+    conversation.close()
     return offset
-
-
-async def fetch(site: Site, target: str) -> tuple[int, bytes]:
-    """One answer, on a connection of its own. Raises OSError."""
-    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    status = 0
-    pieces: list[bytes] = []
-
-    def head(answered: int, _: object) -> None:
-        nonlocal status
-        status = answered
-
-    def end(*_: object) -> None:
-        if not done.done():
-            done.set_result(None)
-
-    connection = Connection(head, pieces.append, end, end)
-    await site.connect(connection, Wire())
-    connection.write(site.request(target, {"Accept": "*/*"}))
-    try:
-        await asyncio.wait_for(done, PATIENCE)
-    finally:
-        connection.abort()
-    return status, b"".join(pieces)
 
 
 @dataclass
@@ -147,7 +127,6 @@ class _Mark:
     received: int
     server_cpu: float | None
     client_cpu: float
-    updates: int
 
 
 class _Run:
@@ -172,7 +151,9 @@ class _Run:
         if not self.fleet.clients:
             return
         cpu = self._server_cpu()
-        over = self.arm.interval or max(1.0, self.load.clients / CONNECTS_A_SECOND)
+        over = self.load.clients / CONNECTS_A_SECOND
+        if interval := self.arm.interval:  # whole ones, over which the phases are spread evenly
+            over = interval * math.ceil(over / interval)
         self.fleet.start(0.0 if self.load.together else over)
         await self._until(lambda client: client.greeted_after is not None, over + PATIENCE, "connecting", progress)
         self._connect = self._greeted()
@@ -232,7 +213,6 @@ class _Run:
             received=tally.wire.received,
             server_cpu=self._server_cpu(),
             client_cpu=time.process_time(),
-            updates=len(self.updates.made),
         )
 
     def result(self) -> Result:
@@ -243,6 +223,7 @@ class _Run:
         screens = [client.screen for client in fleet.clients]
         fleet.staleness.give_up(screens, made, time.monotonic())
         seconds = end.at - begin.at
+        updates = sum(begin.at <= at < end.at for at in made)
         cpu = None if begin.server_cpu is None or end.server_cpu is None else end.server_cpu - begin.server_cpu
         lost = None if self.interrupted or not self.updates.durable else sum(s.lost(len(made)) for s in screens)
         return Result(
@@ -250,7 +231,7 @@ class _Run:
             server=self.target.server,
             clients=self.load.clients,
             seconds=seconds,
-            updates=sum(begin.at <= at < end.at for at in made),
+            updates=updates,
             requests=end.requests - begin.requests,
             skipped=end.skipped - begin.skipped,
             statuses={str(status or "none"): n for status, n in sorted(fleet.tally.statuses.items())},
@@ -259,6 +240,7 @@ class _Run:
             sent_in_all=fleet.tally.wire.sent,
             received_in_all=fleet.tally.wire.received,
             cpu=cpu,
+            publish_cpu=updates * self.target.publish_cpu,
             connect_cpu=self._connect_cpu,
             memory_before=self.memory_before,
             memory=self._memory,
@@ -266,6 +248,7 @@ class _Run:
             quantiles=quantiles(fleet.staleness.values),
             shown=fleet.staleness.shown,
             lost=lost,
+            refused=self.updates.refused,
             doubled=sum(screen.doubled for screen in screens) if self.updates.durable else 0,
             connect=self._connect,
             reconnect=self._reconnect,

@@ -1,17 +1,18 @@
 """What many users would need, from the costs of a few. The model is linear, and says so; see docs/scaling.md."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from events.conf import Config
 from events.streams import HEARTBEAT
-from sse_demo.compare.results import Result
+from sse_demo.compare.results import SSE, Arm, Result
 
 USERS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 RATES = {"each second": 1.0, "every 10 s": 0.1, "each minute": 1 / 60, "each hour": 1 / 3_600}
 MONTH = 30 * 86_400  # seconds
 HEARTBEAT_EVERY = Config.HEARTBEAT  # seconds of silence
+STREAM_AGE = 0.9 * Config.MAX_STREAM_AGE  # seconds, on average, until a stream is opened anew
 HEARTBEAT_BYTES = len(HEARTBEAT) + len("1f\r\n\r\n")
 LONGEST = 30 * 86_400.0  # seconds; who polls less often than monthly does not poll
 
@@ -23,6 +24,7 @@ class Costs:
     stream_cpu: float  # an update to a client
     stream_bytes: float
     stream_memory: float  # an open stream
+    stream_connect: float  # opening it: CPU alone, the bytes are few
     empty_cpu: float  # a poll that finds nothing (304)
     empty_bytes: float
     poll_cpu: float  # a poll that finds something, without the events
@@ -42,58 +44,45 @@ class Need:
     bytes: float
     memory: float
 
-    @property
-    def bytes_a_month(self) -> float:
-        return self.bytes * MONTH
 
+def fit(stream: Result, empty: Result, finding: Result, crowded: Result) -> Costs:
+    """The costs that these measurements show, publishing left out.
 
-def fit(stream: Result, empty: Result, finding: Sequence[Result], alone: Mapping[str, Result]) -> Costs:
-    """The costs that these measurements show.
-
-    `stream`: the arm that streams. `empty`: polls that found nothing. `finding`: polls that found something, each time
-    as many polls but more events in them, which tells an answer's own cost from that of its events. `alone`: by server,
-    updates published with nobody to read them; what that takes is no cost of reading.
+    `stream`: the arm that streams. `empty`: polls that found nothing. `finding` and `crowded`: polls that found a few
+    events and many, which tells an answer's own cost from that of its events.
     """
-
-    def publishing(server: str) -> float:
-        return (alone[server].cpu or 0.0) / max(1, alone[server].updates)
-
-    def reading(result: Result) -> float:
-        return max(0.0, (result.cpu or 0.0) - result.updates * publishing(result.server))
-
-    found = [result.client_updates / result.requests for result in finding]
-    poll_cpu, event_cpu = _line(found, [reading(result) / result.requests for result in finding])
-    poll_bytes, event_bytes = _line(found, [(result.sent + result.received) / result.requests for result in finding])
+    found = [result.client_updates / result.requests for result in (finding, crowded)]
+    poll_cpu, event_cpu = _line(found, [result.cpu_per_request or 0.0 for result in (finding, crowded)])
+    poll_bytes, event_bytes = _line(found, [result.bytes_per_request for result in (finding, crowded)])
     return Costs(
-        stream_cpu=reading(stream) / stream.client_updates,
+        stream_cpu=(stream.reading_cpu or 0.0) / stream.client_updates,
         stream_bytes=stream.bytes_per_client_update,
         stream_memory=stream.memory_per_client or 0.0,
-        empty_cpu=(empty.cpu or 0.0) / empty.requests,
-        empty_bytes=(empty.sent + empty.received) / empty.requests,
+        stream_connect=(stream.connect_cpu or 0.0) / stream.clients,
+        empty_cpu=empty.cpu_per_request or 0.0,
+        empty_bytes=empty.bytes_per_request,
         poll_cpu=poll_cpu,
         poll_bytes=poll_bytes,
         event_cpu=event_cpu,
         event_bytes=event_bytes,
         poll_memory=empty.memory_per_client or 0.0,
-        publish_cpu=publishing(stream.server),
+        publish_cpu=stream.publish_cpu / stream.updates,
     )
 
 
 def _line(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
-    """Least squares: y at 0, and the slope. Neither is negative, since nothing is paid back."""
-    mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
-    spread = sum((x - mean_x) ** 2 for x in xs)
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / spread if spread > 1e-6 else 0.0
-    slope = min(max(slope, 0.0), mean_y / mean_x)
-    return mean_y - slope * mean_x, slope
+    """Through two points: y at 0, and the slope. Neither is negative, since nothing is paid back."""
+    (x1, x2), (y1, y2) = xs, ys
+    slope = min(max(0.0, (y2 - y1) / (x2 - x1)), y1 / x1) if x2 > x1 > 0 else 0.0
+    return y1 - slope * x1, slope
 
 
 def streaming(costs: Costs, users: float, rate: float) -> Need:
-    """`rate`: updates a second that each user is to see. Heartbeats fill the silence, when there is any."""
+    """`rate`: updates a second that each user is to see. Heartbeats fill the silence, and each stream is renewed."""
     beats = max(0.0, 1 / HEARTBEAT_EVERY - rate)
     return Need(
-        requests=0.0,
-        cores=users * (rate + beats) * costs.stream_cpu,
+        requests=users / STREAM_AGE,
+        cores=users * ((rate + beats) * costs.stream_cpu + costs.stream_connect / STREAM_AGE),
         bytes=users * (rate * costs.stream_bytes + beats * HEARTBEAT_BYTES),
         memory=users * costs.stream_memory,
     )
@@ -110,6 +99,12 @@ def polling(costs: Costs, users: float, rate: float, interval: float) -> Need:
         bytes=requests * ((1 - finds) * costs.empty_bytes + finds * costs.poll_bytes + waiting * costs.event_bytes),
         memory=users * costs.poll_memory,
     )
+
+
+def needs(costs: Costs, users: float, rate: float, intervals: Sequence[float]) -> list[tuple[str, Need]]:
+    """The need of each way of reading, by its name."""
+    polls = ((Arm.poll(interval).name, polling(costs, users, rate, interval)) for interval in intervals)
+    return [(SSE.name, streaming(costs, users, rate)), *polls]
 
 
 def crossover(costs: Costs, rate: float) -> float | None:

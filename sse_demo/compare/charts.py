@@ -11,12 +11,13 @@ import vl_convert
 from django.utils.safestring import SafeString, mark_safe
 
 from sse_demo.compare import capacity
-from sse_demo.compare.results import Arm, Result
+from sse_demo.compare.results import SSE, Arm, Result
 
 WIDTHS = {"wide": 740, "narrow": 290}  # pixels: a desktop's column, and a phone's
 STREAM_COLOR = "var(--stream)"
 POLL_COLORS = ("var(--poll-1)", "var(--poll-2)", "var(--poll-3)", "var(--poll-4)")
 CODES = {"429": "var(--poll-1)", "502": "var(--poll-3)", "504": "var(--poll-2)", "none": "var(--muted)"}
+POLLING = Arm("polling", 1.0)  # at any interval
 FONT = "system-ui, sans-serif"
 _SIZE = re.compile(r'<svg ([^>]*?)width="(\d+)(?:\.\d+)?" height="(\d+)(?:\.\d+)?"')
 
@@ -90,66 +91,36 @@ def bars(results: Sequence[Result], values: Sequence[float], labels: Sequence[st
 
 def cores(costs: capacity.Costs, rate: float, intervals: Sequence[float]) -> SafeString:
     """How many cores it takes, by the number of users."""
-    arms = [Arm("SSE"), *(Arm.poll(interval) for interval in sorted(set(intervals)))]
+    arms = [SSE, *(Arm.poll(interval) for interval in intervals)]
     points = [
-        {
-            "way": arm.name,
-            "users": users,
-            "cores": (
-                capacity.streaming(costs, users, rate)
-                if arm.interval is None
-                else capacity.polling(costs, users, rate, arm.interval)
-            ).cores,
-        }
-        for arm in arms
+        {"way": way, "users": users, "cores": need.cores}
         for users in capacity.USERS
+        for way, need in capacity.needs(costs, users, rate, intervals)
     ]
-    return _draw(
-        {
-            "data": {"values": points},
-            "height": 240,
-            "mark": {"type": "line", "strokeWidth": 2.5, "point": {"size": 40}},
-            "encoding": {"x": _log("users", "users"), "y": _log("cores", "cores"), "color": _colors(arms)},
-        },
-        "Cores by number of users",
-    )
+    spec = _lines("users", "users", "cores", "cores", _colors(arms), 240)
+    return _draw({"data": {"values": points}, **spec}, "Cores by number of users")
 
 
 def crossover(costs: capacity.Costs) -> SafeString:
     """From which polling interval polling costs less, by how often something happens."""
-    often = [("each second", 1.0), ("each minute", 1 / 60), ("each hour", 1 / 3_600)]
-    intervals = [10 ** (step / 10) for step in range(38)]
+    often = list(capacity.RATES.items())
     points = [
         {"way": name, "often": f"something happens {when}", "interval": interval, "cores": need.cores}
         for when, rate in often
-        for interval in intervals
+        for interval in (10 ** (step / 10) for step in range(38))
         for name, need in (
-            ("SSE", capacity.streaming(costs, 1_000, rate)),
-            ("polling", capacity.polling(costs, 1_000, rate, interval)),
+            (SSE.name, capacity.streaming(costs, 1_000, rate)),
+            (POLLING.name, capacity.polling(costs, 1_000, rate, interval)),
         )
     ]
-    colors = {
-        "field": "way",
-        "type": "nominal",
-        "title": None,
-        "legend": {"orient": "top", "symbolType": "stroke", "symbolStrokeWidth": 3},
-        "scale": {"domain": ["SSE", "polling"], "range": [STREAM_COLOR, POLL_COLORS[0]]},
-    }
+    spec = _lines("interval", "polling interval, seconds", "cores", "cores", _colors([SSE, POLLING]), 110, points=False)
     return _draw(
         {
             "data": {"values": points},
-            "facet": {"row": {"field": "often", "title": None, "sort": [f"something happens {w}" for w, _ in often]}},
-            "spec": {
-                "height": 110,
-                "mark": {"type": "line", "strokeWidth": 2.5},
-                "encoding": {
-                    "x": _log("interval", "polling interval, seconds"),
-                    "y": _log("cores", "cores"),
-                    "color": colors,
-                },
-            },
+            "facet": _rows("often", [f"something happens {when}" for when, _ in often]),
+            "spec": spec,
         },
-        "Cores for 1,000 users by polling interval, for three rates of updates",
+        "Cores for 1,000 users by polling interval, for several rates of updates",
     )
 
 
@@ -157,10 +128,10 @@ def failures(steps: Sequence[Result]) -> SafeString:
     """The share of each failure among all answers, by the number of clients."""
     points = [
         {
-            "way": "SSE" if step.arm.streams else "polling",
+            "way": (SSE if step.arm.streams else POLLING).name,
             "clients": step.clients,
             "status": status,
-            "share": step.statuses.get(status, 0) / max(1, sum(step.statuses.values())),
+            "share": step.statuses.get(status, 0) / max(1, step.answers),
         }
         for step in steps
         for status in CODES
@@ -169,7 +140,7 @@ def failures(steps: Sequence[Result]) -> SafeString:
     return _draw(
         {
             "data": {"values": points},
-            "facet": {"row": {"field": "way", "title": None, "sort": ["polling", "SSE"]}},
+            "facet": _rows("way", [POLLING.name, SSE.name]),
             "spec": {
                 "height": 130,
                 "mark": {"type": "bar"},
@@ -210,19 +181,18 @@ def staleness_by_clients(steps: Sequence[Result]) -> SafeString:
         for step in steps
         if step.staleness
     ]
-    return _draw(
-        {
-            "data": {"values": points},
-            "height": 200,
-            "mark": {"type": "line", "strokeWidth": 2.5, "point": {"size": 50}},
-            "encoding": {
-                "x": _log("clients", "clients"),
-                "y": _log("seconds", "p99 of staleness, seconds"),
-                "color": _colors(arms),
-            },
-        },
-        "The p99 of staleness by number of clients",
-    )
+    spec = _lines("clients", "clients", "seconds", "p99 of staleness, seconds", _colors(arms), 200)
+    return _draw({"data": {"values": points}, **spec}, "The p99 of staleness by number of clients")
+
+
+def _lines(x: str, x_title: str, y: str, y_title: str, color: Spec, height: int, points: bool = True) -> Spec:
+    """Lines on logarithmic axes."""
+    mark = {"type": "line", "strokeWidth": 2.5} | ({"point": {"size": 45}} if points else {})
+    return {"height": height, "mark": mark, "encoding": {"x": _log(x, x_title), "y": _log(y, y_title), "color": color}}
+
+
+def _rows(field: str, order: Sequence[str]) -> Spec:
+    return {"row": {"field": field, "title": None, "sort": order}}
 
 
 def _log(field: str, title: str) -> Spec:

@@ -11,10 +11,10 @@ from typing import Any
 from urllib.parse import quote
 
 from events.wire import Decoder
-from sse_demo.compare.http import Connection, Site, Wire
-from sse_demo.compare.updates import Screen, Staleness, Updates
+from sse_demo.compare.http import PATIENCE, Connection, Site, Wire
+from sse_demo.compare.screens import Screen, Staleness
+from sse_demo.compare.updates import Updates
 
-ANSWER_TIMEOUT = 30.0  # seconds; as feed.js has it: without a limit one lost answer would end the polling
 RETRY = 2.0  # seconds, until a stream has said otherwise
 LONGEST_RETRY = 60.0  # seconds; as feed.js has it, which doubles its patience with each failure
 DECODED = 64  # pieces of streams to remember; all clients get one within moments
@@ -26,7 +26,6 @@ class Tally:
     """What all clients of a fleet have done so far."""
 
     requests: int = 0
-    connections: int = 0
     skipped: int = 0  # polls not made, because the answer to the one before was still out
     statuses: Counter[int] = field(default_factory=Counter)
     wire: Wire = field(default_factory=Wire)
@@ -41,7 +40,6 @@ class Client:
         self.screen = Screen(fleet.updates, fleet.staleness)
         self.greeted_after: float | None = None  # seconds from wanting to be connected to the first good answer
         self.cursor = ""
-        self.last_status = NO_ANSWER
         self._loop = asyncio.get_running_loop()
         self._connection: Connection | None = None
         self._wanted_at = 0.0
@@ -76,7 +74,6 @@ class Client:
 
     async def _connect(self) -> None:
         self._connection = connection = Connection(self._head, self._body, self._end, self._lost)
-        self.fleet.tally.connections += 1
         try:
             await self.fleet.site.connect(connection, self.fleet.tally.wire)
         except OSError:
@@ -95,7 +92,7 @@ class Client:
             self.greeted_after = time.monotonic() - self._wanted_at
 
     def _answered(self, status: int) -> None:
-        self._status = self.last_status = status
+        self._status = status
         self.fleet.tally.statuses[status] += 1
 
     def _head(self, status: int, headers: Mapping[str, str]) -> None:
@@ -199,7 +196,7 @@ class Poller(Client):
         self._slot += 1
         self._timer = self._loop.call_at(self._began_at + self._slot * self._interval, self._begin)
         if self._asked_at is not None:
-            if self._loop.time() - self._asked_at < ANSWER_TIMEOUT:
+            if self._loop.time() - self._asked_at < PATIENCE:
                 self.fleet.tally.skipped += 1
                 return
             if self._connection:

@@ -8,24 +8,45 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 from sse_demo.compare import capacity
-from sse_demo.compare.arms import Load, Progress, Target, Unusable, fetch, measure
-from sse_demo.compare.http import Connection, Site, Wire
+from sse_demo.compare.arms import Load, Progress, Target, Unusable, measure
+from sse_demo.compare.http import Conversation, Site
 from sse_demo.compare.plan import BadPlan, Plan, cores
 from sse_demo.compare.results import Arm, Result
 from sse_demo.compare.servers import ASGI, GTHREAD, Kind, run_server
 from sse_demo.compare.updates import PublishFailed
 
-# Trials find what a cost is made of, at one rate of requests: enough of them to tell small costs apart.
-TRIAL = Load(clients=100, updates_per_second=0.0, duration=2.0, steady_only=True)
+# Trials find what a poll's cost is made of: enough of them to tell small costs apart, as many a second as 500 clients
+# make that poll each second.
+TRIAL = Load(clients=250, updates_per_second=0.0, duration=2.0, outage=False)
 NOBODY = Arm("nobody reads")
-EMPTY = Arm("empty polls", 0.5, conditional=True)
-FINDING = Arm("polls that find", 0.5)
-RATES = (2.0, 20.0)  # updates a second: one and ten for each poll
+EMPTY = Arm("polls that find nothing", 0.5, conditional=True)
+FINDING = Arm("polls that find an update", 0.5)
+CROWDED = Arm("polls that find ten", 0.5)
+RATES = {NOBODY: 20.0, EMPTY: 0.0, FINDING: 2.0, CROWDED: 20.0}  # updates a second
+
+INTERRUPTED = "Interrupted: the last arm is shorter than planned, and others are missing."
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What one server takes for publishing, and for polls of each kind."""
+
+    server: str
+    alone: Result
+    empty: Result
+    finding: Result
+    crowded: Result
+
+    def poll_cpu(self, found: float) -> float:
+        """CPU seconds of a poll, by how many updates one finds on average."""
+        share = min(1.0, found)
+        return (1 - share) * (self.empty.cpu_per_request or 0.0) + share * (self.finding.cpu_per_request or 0.0)
 
 
 @dataclass
@@ -34,6 +55,7 @@ class Comparison:
 
     plan: Plan
     command: str
+    earlier: capacity.Costs | None = None  # those of another comparison, for this one to check
     began_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     machine: str = field(
         default_factory=lambda: f"{cores()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB of memory"
@@ -43,22 +65,24 @@ class Comparison:
             [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in ("Django", "gunicorn"))]
         )
     )
-    trials: list[Result] = field(default_factory=list)  # polls that find nothing, on each server that polling could get
-    alone: dict[str, Result] = field(default_factory=dict)  # by server: updates published, and nobody to read them
-    finding: list[Result] = field(default_factory=list)  # polls that find something, on the server that polling got
+    trials: list[Trials] = field(default_factory=list)  # on each server that polling could get
     results: list[Result] = field(default_factory=list)
     steps: list[Result] = field(default_factory=list)  # behind a proxy: both ways, at each number of clients
-    interrupted: bool = False
+    cut_short: str = ""  # by what
 
     @property
     def is_empty(self) -> bool:
         return not self.results and not self.steps
 
     @property
-    def poll_server(self) -> Result | None:
-        """The trial of the server that answers a poll with the least CPU."""
-        ours = [trial for trial in self.trials if trial.cpu_per_request]
-        return min(ours, key=lambda trial: trial.cpu_per_request or 0.0, default=None)
+    def for_polls(self) -> Trials | None:
+        """The trials of the server that answers polls with the least CPU, at this rate and the shortest interval."""
+        found = self.plan.updates_per_second * min(self.plan.intervals)
+        return min(self.trials, key=lambda trials: trials.poll_cpu(found), default=None)
+
+    def publish_cpu(self, server: str) -> float:
+        """CPU seconds that publishing an update takes there; 0 where that is not known."""
+        return next((trials.alone.cpu_per_update for trials in self.trials if trials.server == server), 0.0)
 
     @property
     def stream(self) -> Result | None:
@@ -67,22 +91,16 @@ class Comparison:
     @property
     def costs(self) -> capacity.Costs | None:
         """None until both ways have been measured, on servers of our own."""
-        stream, empty = self.stream, self.poll_server
-        if not (stream and stream.cpu and stream.client_updates and empty and len(self.finding) == len(RATES)):
+        if self.earlier:
+            return self.earlier
+        stream, polls = self.stream, self.for_polls
+        if not (stream and stream.cpu and stream.client_updates and polls):
             return None
-        return capacity.fit(stream, empty, self.finding, self.alone)
+        return capacity.fit(stream, polls.empty, polls.finding, polls.crowded)
 
     def to_json(self) -> str:
         """Everything, for machines: seconds and bytes, unrounded."""
-        derived = (
-            "client_updates",
-            "cpu_per_client_update",
-            "client_updates_per_cpu",
-            "bytes_per_client_update",
-            "cpu_per_request",
-            "memory_per_client",
-            "never_shown",
-        )
+        derived = [name for name, kind in vars(Result).items() if isinstance(kind, property)]
 
         def plain(result: Result) -> dict[str, Any]:
             return asdict(result) | {name: getattr(result, name) for name in derived}
@@ -93,16 +111,22 @@ class Comparison:
             "began_at": self.began_at,
             "machine": self.machine,
             "software": self.software,
-            "interrupted": self.interrupted,
+            "cut_short": self.cut_short,
             "plan": asdict(self.plan) | {"token": "given" if self.plan.token else ""},
-            "trials": [plain(trial) for trial in self.trials],
-            "finding": [plain(result) for result in self.finding],
-            "alone": [plain(result) for result in self.alone.values()],
+            "trials": [plain(each) for t in self.trials for each in (t.alone, t.empty, t.finding, t.crowded)],
             "results": [plain(result) for result in self.results],
             "behind_proxy": [plain(step) for step in self.steps],
             "costs": asdict(costs) if costs else None,
         }
         return json.dumps(whole, indent=2)
+
+
+def read_costs(file: str) -> capacity.Costs | None:
+    """Those that `Comparison.to_json` has written there; None without a file. Raises BadPlan."""
+    try:
+        return capacity.Costs(**json.loads(Path(file).read_text())["costs"]) if file else None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise BadPlan(f"--costs {file} is not the compare.json of a whole comparison: {error}") from None
 
 
 Watch = Callable[[str], Progress]  # names an arm, and gets what to tell its progress
@@ -113,96 +137,89 @@ def compare(comparison: Comparison, watch: Watch) -> None:
 
     Raises BadPlan for a site that cannot be measured, ServerFailed for a server of our own that does not start.
     """
+    plan = comparison.plan
     try:
-        if comparison.plan.url:
+        if plan.url:
             _compare_site(comparison, watch)
-        else:
-            _compare_servers(comparison, watch)
+            return
+        for_polls = try_servers(comparison, watch)
+        for arm in plan.arms:
+            # A fresh server for each: none inherits another's memory or history.
+            with _server(ASGI if arm.streams else for_polls, comparison) as target:
+                result = asyncio.run(measure(arm, plan.load, target, watch(arm.name)))
+            keep(comparison.results, result)
     except KeyboardInterrupt:
-        comparison.interrupted = True
+        comparison.cut_short = INTERRUPTED
 
 
-def _compare_servers(comparison: Comparison, watch: Watch) -> None:
+def keep(results: list[Result], result: Result) -> None:
+    """Raises KeyboardInterrupt if that ended it."""
+    results.append(result)
+    if result.interrupted:
+        raise KeyboardInterrupt
+
+
+def try_servers(comparison: Comparison, watch: Watch) -> Kind:
+    """Find what polls cost on each server that could answer them; returns the one that is cheaper for them."""
     plan = comparison.plan
     kinds = {kind.name: kind for kind in (GTHREAD, ASGI)}
     for kind in kinds.values():
-        with _server(kind) as target:
+        with _server(kind, comparison) as target:
             progress = watch(f"trying {kind.name}")
-            nobody = replace(TRIAL, clients=0, updates_per_second=max(RATES))
-            comparison.alone[kind.name] = asyncio.run(measure(NOBODY, nobody, target, progress))
-            comparison.trials.append(asyncio.run(measure(EMPTY, TRIAL, target, progress)))
-    cheapest = comparison.poll_server
-    for_polls = kinds[cheapest.server] if cheapest else GTHREAD
-    with _server(for_polls) as target:
-        progress = watch("what a poll costs")
-        for rate in RATES:
-            load = replace(TRIAL, updates_per_second=rate)
-            comparison.finding.append(asyncio.run(measure(FINDING, load, target, progress)))
-    for arm in plan.arms:
-        # A fresh server for each: none inherits another's memory or history.
-        with _server(ASGI if arm.streams else for_polls) as target:
-            result = asyncio.run(measure(arm, plan.load, target, watch(arm.name)))
-        comparison.results.append(result)
-        if result.interrupted:
-            raise KeyboardInterrupt
+            results: list[Result] = []
+            for arm, rate in RATES.items():
+                clients, duration = 0 if arm is NOBODY else TRIAL.clients, min(TRIAL.duration, plan.duration)
+                load = replace(TRIAL, updates_per_second=rate, clients=clients, duration=duration)
+                keep(results, asyncio.run(measure(arm, load, target, progress)))
+                if arm is NOBODY:
+                    target = replace(target, publish_cpu=results[0].cpu_per_update)
+            comparison.trials.append(Trials(kind.name, *results))
+    assert comparison.for_polls, "there are trials"  # noqa: S101
+    return kinds[comparison.for_polls.server]
 
 
 @contextmanager
-def _server(kind: Kind) -> Iterator[Target]:
+def _server(kind: Kind, comparison: Comparison) -> Iterator[Target]:
     with run_server(kind) as server:
-        yield Target(Site.resolve(server.url), kind.name, server.token, server.usage)
+        yield Target(Site.resolve(server.url), kind.name, server.token, server.usage, comparison.publish_cpu(kind.name))
 
 
 def _compare_site(comparison: Comparison, watch: Watch) -> None:
     plan = comparison.plan
     site = plan.resolve()
-    target = Target(site, plan.url, plan.token)
-    _require_contract(site)
-    for arm in plan.arms:
-        try:
-            result = asyncio.run(measure(arm, plan.load, target, watch(arm.name)))
-        except (OSError, Unusable, PublishFailed) as error:
-            if comparison.results:
-                comparison.interrupted = True
-                return
-            raise BadPlan(f"--url {plan.url}: {error}") from None
-        comparison.results.append(result)
-        if result.interrupted:
-            raise KeyboardInterrupt
-
-
-def _require_contract(site: Site) -> None:
-    """Raises BadPlan unless a stream and polls are there."""
     try:
-        status, body = asyncio.run(fetch(site, "poll/"))
-        kind = asyncio.run(_media_type(site))
-    except (OSError, TimeoutError) as error:
-        raise BadPlan(f"{site.authority} cannot be reached: {error or type(error).__name__}") from None
-    if kind != "text/event-stream":
-        raise BadPlan(
-            f"{site.scheme}://{site.authority}{site.path} is no event stream: it answers {kind}. Give the URL of the "
+        asyncio.run(_require_contract(site, bool(plan.token)))
+        for arm in plan.arms:
+            result = asyncio.run(measure(arm, plan.load, Target(site, plan.url, plan.token), watch(arm.name)))
+            keep(comparison.results, result)
+    except (OSError, Unusable, PublishFailed) as error:
+        what = f"it cannot be reached: {error or type(error).__name__}" if isinstance(error, OSError) else error
+        problem = f"{plan.url}: {what}"
+        if not comparison.results:
+            raise BadPlan(f"--url {problem}") from None
+        comparison.cut_short = f"It ended early, and the rest is missing: {problem}"
+
+
+async def _require_contract(site: Site, publishes: bool) -> None:
+    """Raises Unusable unless a stream and polls are there, and OSError when nothing is."""
+    conversation = Conversation(site)
+    # A stream does not end: what it begins with is enough, or its clock's first tick when that is what will be read.
+    enough = b"event: hello" if publishes else b"\n\ndata: "
+    stream = await conversation.ask("", {"Accept": "text/event-stream"}, enough=enough, patience=5.0)
+    conversation.close()
+    kind = stream.headers.get("content-type", "nothing").partition(";")[0]
+    if stream.status != 200 or kind != "text/event-stream":
+        raise Unusable(
+            f"it is no event stream: it answers {kind if stream.status == 200 else stream.status}. Give the URL of the "
             f"stream, such as https://example.com/events/."
         )
-    if status != 200 or b'"cursor"' not in body:
-        raise BadPlan(f"{site.scheme}://{site.authority}{site.path}poll/ answers {status}, and no poll of ours.")
-
-
-async def _media_type(site: Site) -> str:
-    """What the stream's head says it is."""
-    head: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-    def answered(status: int, headers: Any) -> None:
-        if not head.done():
-            head.set_result(headers.get("content-type", "").partition(";")[0] if status == 200 else str(status))
-
-    def lost(_: object) -> None:
-        if not head.done():
-            head.set_result("nothing")
-
-    connection = Connection(answered, lambda piece: None, lambda: None, lost)
-    await site.connect(connection, Wire())
-    try:
-        connection.write(site.request("", {"Accept": "text/event-stream"}))
-        return await asyncio.wait_for(head, 10)
-    finally:
-        connection.abort()
+    if enough not in stream.body:
+        raise Unusable(
+            "its stream does not begin with a hello."
+            if publishes
+            else "it has no clock that ticks. Give --token, so that updates can be published there."
+        )
+    poll = await conversation.ask("poll/")
+    conversation.close()
+    if poll.status != 200 or b'"cursor"' not in poll.body:
+        raise Unusable(f"poll/ answers {poll.status}, and no poll of ours.")

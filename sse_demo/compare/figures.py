@@ -52,7 +52,8 @@ def count(value: float | None) -> str:
 def share(part: float, whole: float) -> str:
     if not whole or not part:
         return "0"
-    return f"{100 * part / whole:.3g} %"
+    percent = 100 * part / whole
+    return f"{percent:.{3 if percent >= 10 else 2}g} %"
 
 
 def rate(updates_per_second: float) -> str:
@@ -64,16 +65,16 @@ def _of(spread: Spread | None, mark: str) -> str:
 
 
 COST: Sequence[Column] = (
-    ("requests/s", lambda r: count(r.requests / r.seconds), "made by all clients together"),
+    ("requests per s", lambda r: count(r.requests / r.seconds), "made by all clients together"),
     (
-        "CPU per update",
-        lambda r: seconds(r.cpu_per_client_update),
-        "the server's CPU time (user and system, all its processes) for one update to one client",
+        "updates per CPU s",
+        lambda r: count(r.client_updates_per_cpu),
+        "updates that reached clients, for one second of the server's CPU time (user and system, all its processes)",
     ),
     (
-        "updates/CPU s",
-        lambda r: count(r.client_updates_per_cpu),
-        "the same turned round: one core's worth, the more the better",
+        "reading alone",
+        lambda r: count(r.client_updates_per_reading_cpu),
+        "the same without the CPU that publishing takes, once for each update, however many read it and how",
     ),
     (
         "bytes per update",
@@ -81,21 +82,17 @@ COST: Sequence[Column] = (
         "through the sockets in both directions, heads included, for one update to one client",
     ),
     ("bytes/s", lambda r: size((r.sent + r.received) / r.seconds), "the same for all clients, a second"),
-    ("memory/client", lambda r: size(r.memory_per_client), "what the server grew by, shared among the clients"),
+    ("memory per client", lambda r: size(r.memory_per_client), "what the server grew by, shared among the clients"),
 )
 SEEN: Sequence[Column] = (
     (
         "median",
         lambda r: _of(r.staleness, "median"),
-        "staleness: from when an update was made until a user saw it or a later one;",
+        "staleness: from when an update was made until a user saw it, or a later one; half are less",
     ),
-    (
-        "p95",
-        lambda r: _of(r.staleness, "p95"),
-        "half of all (update, user) pairs are fresher than the median, 95 % than p95,",
-    ),
-    ("p99", lambda r: _of(r.staleness, "p99"), "99 % than p99"),
-    ("worst", lambda r: _of(r.staleness, "worst"), "of all"),
+    ("p95", lambda r: _of(r.staleness, "p95"), "95 % are less"),
+    ("p99", lambda r: _of(r.staleness, "p99"), "99 % are less"),
+    ("worst", lambda r: _of(r.staleness, "worst"), "the most, of all updates and users"),
     (
         "never shown",
         lambda r: share(r.never_shown, r.client_updates),
@@ -123,10 +120,10 @@ CONNECTIONS: Sequence[Column] = (
 
 
 STEP: Sequence[Column] = (
-    ("requests/s", lambda r: count(r.requests / r.seconds), "made by all clients together, in the steady window"),
-    ("200, 304", lambda r: share(_good(r), sum(r.statuses.values())), "answers as they should be"),
+    ("requests per s", lambda r: count(r.requests / r.seconds), "made by all clients together, in the steady window"),
+    ("good", lambda r: share(r.answers - r.failures, r.answers), "answers as they should be: 200 or 304"),
     *(
-        (status, lambda r, status=status: share(r.statuses.get(status, 0), sum(r.statuses.values())), meaning)
+        (status, lambda r, status=status: share(r.statuses.get(status, 0), r.answers), meaning)
         for status, meaning in (
             ("429", "refused by nginx: too many requests from one address"),
             ("502", "the server did not take nginx's connection"),
@@ -138,10 +135,6 @@ STEP: Sequence[Column] = (
     ("p99", lambda r: _of(r.staleness, "p99"), "and that of one in a hundred"),
     ("server CPU", lambda r: share(r.cpu or 0.0, r.seconds), "of one core"),
 )
-
-
-def _good(result: Result) -> int:
-    return sum(result.statuses.values()) - result.failures
 
 
 def _clients(number: int) -> str:
@@ -157,7 +150,8 @@ def proxy_verdict(comparison: Comparison) -> list[str]:
             continue
         name, begins = steps[0].arm.name, proxy.fails_from(steps)
         if begins is None:
-            lines.append(f"{name}: no failures up to {_clients(steps[-1].clients)}.")
+            share = "less than 1 %" if any(step.failures for step in steps) else "no"
+            lines.append(f"{name}: {share} failures up to {_clients(steps[-1].clients)}.")
             continue
         codes = Counter[str]()
         for step in steps:
@@ -167,59 +161,70 @@ def proxy_verdict(comparison: Comparison) -> list[str]:
     return lines
 
 
-def verdict(comparison: Comparison) -> list[str]:
-    """The comparison in sentences: only what was measured."""
+def _rivals(comparison: Comparison) -> tuple[Result, Result, Result] | None:
+    """The stream, and of the polls at the shortest interval the one that costs least, and the one that is freshest."""
     stream = comparison.stream
     polls = [result for result in comparison.results if not result.arm.streams]
+    if not (stream and polls):
+        return None
+    shortest = min(result.arm.interval or 0.0 for result in polls)
+    polls = [result for result in polls if result.arm.interval == shortest]
+    return (
+        stream,
+        max(polls, key=lambda result: result.client_updates_per_cpu or 0.0),
+        min(polls, key=lambda result: result.staleness.median if result.staleness else float("inf")),
+    )
+
+
+def _ratio(more: float | None, less: float | None) -> str:
+    return count(more / less) if more and less else ""
+
+
+def verdict(comparison: Comparison) -> list[str]:
+    """The comparison in sentences: only what was measured."""
     lines = []
-    if stream and polls:
-        shortest = min(result.arm.interval or 0.0 for result in polls)
-        rivals = [result for result in polls if result.arm.interval == shortest]
-        best = max(rivals, key=lambda result: result.client_updates_per_cpu or 0.0)
-        if stream.client_updates_per_cpu and best.client_updates_per_cpu:
-            ratio = stream.client_updates_per_cpu / best.client_updates_per_cpu
+    if rivals := _rivals(comparison):
+        stream, best, fresh = rivals
+        if ratio := _ratio(stream.client_updates_per_cpu, best.client_updates_per_cpu):
             lines.append(
-                f"For the same CPU, SSE brought {count(ratio)} times as many updates to users as {best.arm.name}."
+                f"For the same CPU, publishing included, SSE brought {ratio} times as many updates to users as "
+                f"{best.arm.name}; for reading alone, "
+                f"{_ratio(stream.client_updates_per_reading_cpu, best.client_updates_per_reading_cpu)} times."
             )
-        fresh = min(rivals, key=lambda result: result.staleness.median if result.staleness else float("inf"))
-        if stream.staleness and fresh.staleness and stream.staleness.median > 0:
-            ratio = fresh.staleness.median / stream.staleness.median
-            lines.append(f"What users saw was {count(ratio)} times fresher at the median than with {fresh.arm.name}.")
+        if stream.staleness and fresh.staleness:
+            ratio = _ratio(fresh.staleness.median, stream.staleness.median)
+            lines.append(f"What users saw was {ratio} times fresher at the median than with {fresh.arm.name}.")
     if costs := comparison.costs:
         lines.append(
             f"Publishing took {seconds(costs.publish_cpu)} of CPU for each update, however many read it; reading it, "
-            f"{seconds(costs.stream_cpu)} for each user on a stream. A poll that finds something took "
-            f"{seconds(costs.poll_cpu)}."
+            f"{seconds(costs.stream_cpu)} for each user on a stream."
         )
-    if trial := comparison.poll_server:
-        others = [other for other in comparison.trials if other is not trial]
-        beside = "".join(f", against {seconds(other.cpu_per_request)} on {other.server}" for other in others)
-        lines.append(
-            f"Polling got the server that is cheaper for it: {trial.server}, {seconds(trial.cpu_per_request)} of CPU "
-            f"for a poll that finds nothing{beside}."
+    if chosen := comparison.for_polls:
+        tried = (
+            f"{trials.server}: {seconds(trials.finding.cpu_per_request)} of CPU for one that finds an update, "
+            f"{seconds(trials.empty.cpu_per_request)} for one that finds nothing"
+            for trials in sorted(comparison.trials, key=lambda trials: trials is not chosen)
         )
+        lines.append(f"Polls got the server that answers them with less CPU. {'; '.join(tried)}.")
     return lines
 
 
 def tiles(comparison: Comparison) -> list[tuple[str, str]]:
     """The few figures to remember: each, and what it is."""
-    stream = comparison.stream
-    polls = [result for result in comparison.results if not result.arm.streams]
-    if not (stream and polls):
+    if not (rivals := _rivals(comparison)):
         return []
+    stream, best, fresh = rivals
     found = []
-    shortest = min(result.arm.interval or 0.0 for result in polls)
-    rivals = [result for result in polls if result.arm.interval == shortest]
-    best = max(rivals, key=lambda result: result.client_updates_per_cpu or 0.0)
-    if stream.client_updates_per_cpu and best.client_updates_per_cpu:
-        ratio = stream.client_updates_per_cpu / best.client_updates_per_cpu
-        found.append((f"{count(ratio)} ×", f"as many updates to users for the same CPU as {best.arm.name}"))
-    fresh = min((r.staleness for r in rivals if r.staleness), key=lambda spread: spread.median, default=None)
-    if stream.staleness and fresh:
-        found.append((seconds(stream.staleness.median), f"old at the median, against {seconds(fresh.median)}"))
-        found.append((seconds(stream.staleness.worst), f"old at worst, against {seconds(fresh.worst)}"))
-    ratio = best.bytes_per_client_update / stream.bytes_per_client_update
-    found.append((f"1 / {count(ratio)}", f"of the bytes that {best.arm.name} moves"))
+    if ratio := _ratio(stream.client_updates_per_cpu, best.client_updates_per_cpu):
+        reading = _ratio(stream.client_updates_per_reading_cpu, best.client_updates_per_reading_cpu)
+        more = f"as many updates to users for the same CPU as {best.arm.name}; {reading} × for reading alone"
+        found.append((f"{ratio} ×", more))
+    if stream.staleness and fresh.staleness:
+        for mark, where in (("median", "at the median"), ("worst", "at worst")):
+            meaning = f"old is what users see {where}; {_of(fresh.staleness, mark)} with {fresh.arm.name}"
+            found.append((_of(stream.staleness, mark), meaning))
+    ratio = _ratio(best.bytes_per_client_update, stream.bytes_per_client_update)
+    found.append((f"1 / {ratio}", f"of the bytes that {best.arm.name} moves"))
     return found
 
 
@@ -227,6 +232,10 @@ def warnings(comparison: Comparison) -> list[str]:
     """What limits these figures."""
     lines = []
     for result in comparison.results:
+        if result.refused:
+            lines.append(
+                f"{result.arm.name}: the site did not take {count(result.refused)} updates, so nobody got them."
+            )
         if result.client_cpu > BUSY_CLIENTS:
             lines.append(
                 f"{result.arm.name}: the clients took {100 * result.client_cpu:.0f} % of a core, so part of the "
@@ -245,26 +254,19 @@ CAPACITY_HEADS = ("users", "", "requests/s", "cores", "memory", "traffic a month
 
 def capacity_rows(comparison: Comparison, costs: capacity.Costs) -> list[tuple[str, ...]]:
     """What each number of users would need, each way."""
-    updates = comparison.plan.updates_per_second
-    rows: list[tuple[str, ...]] = []
-    for users in capacity.USERS:
-        needs = [("SSE", capacity.streaming(costs, users, updates))]
-        needs += [
-            (f"poll {interval:g} s", capacity.polling(costs, users, updates, interval))
-            for interval in sorted(dict.fromkeys(comparison.plan.intervals))
-        ]
-        for way, need in needs:
-            rows.append(
-                (
-                    f"{users:,}",
-                    way,
-                    count(need.requests),
-                    count(need.cores),
-                    size(need.memory),
-                    size(need.bytes_a_month),
-                )
-            )
-    return rows
+    plan = comparison.plan
+    return [
+        (
+            f"{users:,}",
+            way,
+            count(need.requests),
+            count(need.cores),
+            size(need.memory),
+            size(need.bytes * capacity.MONTH),
+        )
+        for users in capacity.USERS
+        for way, need in capacity.needs(costs, users, plan.updates_per_second, plan.intervals)
+    ]
 
 
 def where_polling_wins(comparison: Comparison, costs: capacity.Costs) -> list[str]:
@@ -276,7 +278,7 @@ def where_polling_wins(comparison: Comparison, costs: capacity.Costs) -> list[st
             f"polling costs less from an interval of {seconds(interval)} on" if interval else "polling never costs less"
         )
         lines.append(f"Something happens {often}: {wins}.")
-    interval = max(comparison.plan.intervals)
+    interval = comparison.plan.intervals[-1]
     few = capacity.users_for(costs, comparison.plan.updates_per_second, interval, 0.05)
     lines.append(
         f"Up to {count(few)} users, polling each {interval:g} s takes less than 5 % of a core: either will do."
@@ -285,15 +287,16 @@ def where_polling_wins(comparison: Comparison, costs: capacity.Costs) -> list[st
 
 
 def checks(comparison: Comparison, costs: capacity.Costs) -> list[str]:
-    """What the formula says of polling arms that it was not made from, beside what was measured."""
+    """What the formulas say of arms that they were not made from, beside what was measured."""
     lines = []
     for result in comparison.results:
-        if result.arm.interval is None or result.arm.conditional or not result.cpu:
+        arm = result.arm
+        if arm.conditional or not result.reading_cpu or (arm.streams and not comparison.earlier):
             continue
-        need = capacity.polling(costs, result.clients, result.updates / result.seconds, result.arm.interval)
-        measured = result.cpu - result.updates * costs.publish_cpu
+        rate = result.updates / result.seconds
+        need = dict(capacity.needs(costs, result.clients, rate, comparison.plan.intervals))[arm.name]
         lines.append(
-            f"{result.arm.name}: {need.cores:.2g} cores by the formula, {measured / result.seconds:.2g} measured; "
+            f"{arm.name}: {need.cores:.2g} cores by the formula, {result.reading_cpu / result.seconds:.2g} measured; "
             f"{size(need.bytes)}/s by the formula, {size((result.sent + result.received) / result.seconds)}/s measured"
         )
     return lines
@@ -303,9 +306,10 @@ def cost_lines(costs: capacity.Costs) -> list[str]:
     """The measured costs that the formulas are filled with."""
     return [
         f"an update on a stream: {seconds(costs.stream_cpu)} of CPU, {size(costs.stream_bytes)}",
+        f"opening a stream: {seconds(costs.stream_connect)}",
         f"a poll that finds nothing: {seconds(costs.empty_cpu)}, {size(costs.empty_bytes)}",
         f"a poll that finds something: {seconds(costs.poll_cpu)}, {size(costs.poll_bytes)}; and each event in it "
-        f"{seconds(costs.event_cpu)}, {size(costs.event_bytes)}",
+        f"{seconds(costs.event_cpu) if costs.event_cpu else 'too little to tell'}, {size(costs.event_bytes)}",
         f"and once for each update, however it is read: {seconds(costs.publish_cpu)} to publish it",
         f"memory: {size(costs.stream_memory)} for a stream, {size(costs.poll_memory)} for a connection that polls",
     ]

@@ -70,9 +70,7 @@ def _side_by_side(comparison: Comparison) -> dict[str, Any]:
 def _behind_proxy(comparison: Comparison) -> dict[str, Any]:
     ways = [[step for step in comparison.steps if step.arm.streams is streams] for streams in (False, True)]
     return {
-        "proxy": {
-            name: getattr(proxy, name) for name in ("ADDRESSES", "RATE_PER_ADDRESS", "BURST", "READ_TIMEOUT", "BACKLOG")
-        },
+        "proxy": proxy,
         "proxy_verdict": figures.proxy_verdict(comparison),
         "failures": charts.failures(comparison.steps),
         "staleness_by_clients": charts.staleness_by_clients(comparison.steps),

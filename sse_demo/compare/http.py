@@ -4,11 +4,13 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 HEAD_LIMIT = 65_536  # bytes; no honest head is longer
+PATIENCE = 30.0  # seconds for an answer, as feed.js has it: without a limit one lost answer would end the polling
 
 
 class BadResponse(Exception):
@@ -226,3 +228,67 @@ class Connection(asyncio.Protocol):
         self._end()
         if not self._kept:
             self.abort()
+
+
+@dataclass
+class Answer:
+    """What came back; status 0 when the connection was closed before anything did."""
+
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+class Conversation:
+    """One request after another, on a connection that is kept for as long as the server keeps it."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._connection: Connection | None = None
+        self._answer = Answer()
+        self._answered = asyncio.Event()
+        self._enough = b""
+
+    async def ask(
+        self,
+        target: str,
+        headers: Mapping[str, str] | None = None,
+        method: str = "GET",
+        body: bytes = b"",
+        enough: bytes = b"",
+        patience: float = PATIENCE,
+    ) -> Answer:
+        """The answer, or what there is of it after `patience` seconds or once its body contains `enough`.
+
+        Raises OSError when there is no connection, and TimeoutError, which is one, when there is no answer.
+        """
+        self._answer, self._enough = Answer(), enough
+        self._answered.clear()
+        if not (self._connection and self._connection.transport):
+            self._connection = Connection(self._head, self._body, self._answered.set, self._lost)
+            await asyncio.wait_for(self._site.connect(self._connection, Wire()), patience)
+        self._connection.write(self._site.request(target, headers or {}, method, body))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._answered.wait(), patience)
+        if not self._answered.is_set():
+            self.close()
+            if not self._answer.status:
+                raise TimeoutError(f"no answer within {patience:g} s")
+        return self._answer
+
+    def close(self) -> None:
+        if self._connection:
+            self._connection.abort()
+            self._connection = None
+
+    def _head(self, status: int, headers: Mapping[str, str]) -> None:
+        self._answer.status, self._answer.headers = status, headers
+
+    def _lost(self, connection: Connection) -> None:
+        if connection is self._connection:
+            self._answered.set()
+
+    def _body(self, piece: bytes) -> None:
+        self._answer.body += piece
+        if self._enough and self._enough in self._answer.body:
+            self._answered.set()

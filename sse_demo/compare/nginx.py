@@ -4,19 +4,17 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sse_demo.compare.processes import end_with_parent
+from sse_demo.compare.processes import run
 
 CONFIGURATION = """
 daemon off;
 master_process off;  # one process, which answers to one signal
 pid {directory}/pid;
-error_log {directory}/error.log;
-worker_rlimit_nofile {files};
+error_log stderr;
 events {{ worker_connections {files}; }}
 http {{
     access_log off;
@@ -56,38 +54,19 @@ def run_nginx(port: int, server: str, http: str = "", files: int = 1_024) -> Ite
     """Run nginx on 127.0.0.1 until the context ends, with these lines in its `server` and `http` blocks.
 
     `files` is how many connections it may hold, those to the server behind it included.
-    Raises NoNginx, and RuntimeError with nginx's own words when it does not start.
+    Raises NoNginx, and ServerFailed with nginx's own words when it does not start.
     """
+
+    def answers() -> bool:
+        with socket.create_connection(("127.0.0.1", port), 1):
+            return True
+
     program = find_nginx()
     with tempfile.TemporaryDirectory(prefix="nginx-") as directory:
         configuration = Path(directory, "nginx.conf")
         configuration.write_text(
             CONFIGURATION.format(directory=directory, port=port, server=server, http=http, files=files)
         )
-        # nginx says on stderr what it cannot say in a log that it has not opened yet.
-        process = subprocess.Popen(  # noqa: S603  found on PATH or in the package, with no shell between
-            [program, "-p", directory, "-c", str(configuration), "-e", f"{directory}/error.log"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=end_with_parent,
-        )
-        try:
-            _await(process, port, Path(directory, "error.log"))
+        arguments = [program, "-p", directory, "-c", str(configuration), "-e", "stderr"]
+        with run(arguments, Path(directory, "log"), answers) as process:
             yield process
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _await(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            with socket.create_connection(("127.0.0.1", port), 1):
-                return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > deadline:
-                words = log.read_text() if log.exists() else ""
-                raise RuntimeError(f"nginx did not start: {words}") from None
-            time.sleep(0.02)  # nothing tells when it listens but trying

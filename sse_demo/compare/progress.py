@@ -35,4 +35,4 @@ def shown() -> Iterator[Watch]:
 
         yield watch
         for task in progress.tasks:
-            progress.update(task.id, stage="")
+            progress.update(task.id, completed=1.0, stage="")

@@ -73,6 +73,7 @@ class Result:
     sent_in_all: int  # bytes, from the first connection to the last, as a packet capture would have them
     received_in_all: int
     cpu: float | None  # seconds, user and system, the server's process tree; None when it is not ours
+    publish_cpu: float  # how much of it publishing takes, by what it takes where nobody reads
     connect_cpu: float | None  # the same, while all clients connected
     memory_before: int | None  # bytes, before the first client
     memory: int | None  # bytes, with all of them
@@ -80,6 +81,7 @@ class Result:
     quantiles: list[float] = field(repr=False)
     shown: int  # updates that users saw themselves, before a later one took their place
     lost: int | None  # over the whole arm; None where updates cannot be told apart by those who poll
+    refused: int  # updates that the site did not take, and so nobody got
     doubled: int
     connect: Spread | None
     reconnect: Spread | None  # all at once, as after an outage
@@ -92,21 +94,36 @@ class Result:
         return self.updates * self.clients
 
     @property
-    def cpu_per_client_update(self) -> float | None:
-        """Seconds."""
-        return self.cpu / self.client_updates if self.cpu is not None and self.client_updates else None
+    def client_updates_per_cpu(self) -> float | None:
+        """For a second of CPU, all that the server does included."""
+        return self.client_updates / self.cpu if self.cpu else None
 
     @property
-    def client_updates_per_cpu(self) -> float | None:
-        return self.client_updates / self.cpu if self.cpu else None
+    def reading_cpu(self) -> float | None:
+        """Seconds, without what publishing takes, which is the same however it is read."""
+        return max(0.0, self.cpu - self.publish_cpu) if self.cpu is not None else None
+
+    @property
+    def client_updates_per_reading_cpu(self) -> float | None:
+        return self.client_updates / self.reading_cpu if self.reading_cpu else None
 
     @property
     def bytes_per_client_update(self) -> float:
         return (self.sent + self.received) / max(1, self.client_updates)
 
     @property
+    def cpu_per_update(self) -> float:
+        """Seconds, for as many clients as there are."""
+        return (self.cpu or 0.0) / max(1, self.updates)
+
+    @property
     def cpu_per_request(self) -> float | None:
-        return self.cpu / self.requests if self.cpu is not None and self.requests else None
+        """Seconds, for reading alone."""
+        return self.reading_cpu / self.requests if self.reading_cpu is not None and self.requests else None
+
+    @property
+    def bytes_per_request(self) -> float:
+        return (self.sent + self.received) / max(1, self.requests)
 
     @property
     def memory_per_client(self) -> float | None:
@@ -117,6 +134,11 @@ class Result:
     @property
     def never_shown(self) -> int:
         return self.client_updates - self.shown
+
+    @property
+    def answers(self) -> int:
+        """Those that should have come included."""
+        return sum(self.statuses.values())
 
     @property
     def failures(self) -> int:

@@ -2,9 +2,7 @@
 
 import os
 import secrets
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,9 +14,7 @@ from pathlib import Path
 import psutil
 from django.conf import settings
 
-from sse_demo.compare.processes import end_with_parent, free_port
-
-START_TIMEOUT = 30.0  # seconds; a busy machine needs several for Django's imports
+from sse_demo.compare.processes import START_TIMEOUT, free_port, run
 
 
 @dataclass(frozen=True)
@@ -38,10 +34,6 @@ GTHREAD = Kind(
 )
 
 
-class ServerFailed(Exception):
-    """A server did not start; the text is what it printed."""
-
-
 class Usage:
     """What a process and its descendants have used: CPU seconds since they began, bytes of memory now."""
 
@@ -52,15 +44,21 @@ class Usage:
         return [self._root, *self._root.children(recursive=True)]
 
     def cpu(self) -> float:
-        """User and system time."""
-        return sum(_cpu_seconds(process) for process in self._tree())
+        """User and system time, that of children which have ended included."""
+        total = 0.0
+        for process in self._tree():
+            with suppress(psutil.NoSuchProcess):
+                ended = process.cpu_times()
+                total += _cpu_seconds(process) + ended.children_user + ended.children_system
+        return total
 
     def memory(self) -> int:
-        """Proportional set size: a page that several processes share counts once in all. RSS where there is no PSS."""
+        """What the processes have allocated; where that is known, without the files that others may share with them."""
         total = 0
         for process in self._tree():
-            full = process.memory_full_info()
-            total += getattr(full, "pss", full.rss)
+            with suppress(psutil.NoSuchProcess):
+                info = process.memory_info()
+                total += info.rss - getattr(info, "shared", 0)
         return total
 
 
@@ -73,29 +71,25 @@ def _cpu_seconds(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Server:
     """A running server."""
 
-    kind: Kind
     url: str
     token: str
     usage: Usage
-    process: "subprocess.Popen[bytes]"
-    log: Path
 
 
 @contextmanager
-def run_server(kind: Kind, bind: str = "", **environment: str) -> Iterator[Server]:
+def run_server(kind: Kind, bind: str = "") -> Iterator[Server]:
     """Run the project until the context ends. `bind` as gunicorn takes it; a free port of 127.0.0.1 by default.
 
     Raises ServerFailed.
     """
     with tempfile.TemporaryDirectory(prefix="compare-") as directory:
-        log = Path(directory, "log")
         token = secrets.token_urlsafe()
         bind = bind or f"127.0.0.1:{free_port()}"
-        env = os.environ | {
+        environment = os.environ | {
             "DJANGO_SETTINGS_MODULE": "sse_demo.settings",
             "DJANGO_DEBUG": "",
             "DJANGO_SECRET_KEY": secrets.token_urlsafe(),
@@ -103,48 +97,20 @@ def run_server(kind: Kind, bind: str = "", **environment: str) -> Iterator[Serve
             "DATABASE_URL": f"sqlite:///{directory}/db.sqlite3",
             "EVENTS_BROKER": "memory:",  # one process: an event's way is the same, and nothing else is measured
             "EVENTS_PUBLISH_TOKEN": token,
-            **environment,
         }
-        with log.open("wb") as output:
-            process = subprocess.Popen(  # noqa: S603  our own arguments, with no shell between
-                [sys.executable, "-m", "gunicorn", *kind.arguments, "--bind", bind],
-                cwd=settings.BASE_DIR,
-                env=env,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for us; we stop the servers ourselves, once their numbers are read
-                preexec_fn=end_with_parent,
-            )
-        try:
-            _await(process, bind, log)
-            yield Server(kind, f"http://{bind}/events/", token, Usage(process.pid), process, log)
-        finally:
-            _stop(process)
+        arguments = [sys.executable, "-m", "gunicorn", *kind.arguments, "--bind", bind]
+        with run(
+            arguments, Path(directory, "log"), lambda: _answers(bind), cwd=settings.BASE_DIR, env=environment
+        ) as process:
+            yield Server(f"http://{bind}/events/", token, Usage(process.pid))
 
 
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
-    try:
-        process.wait(5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    with suppress(ProcessLookupError):  # workers that a killed master has left behind
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _await(process: "subprocess.Popen[bytes]", bind: str, log: Path) -> None:
-    """Until a request is answered: the worker imports Django after the master has begun to listen."""
-    deadline = time.monotonic() + START_TIMEOUT
-    while True:
-        with suppress(OSError), _connect(bind) as connection:
-            connection.settimeout(START_TIMEOUT)
-            connection.sendall(b"GET /events/poll/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            if connection.recv(64).startswith(b"HTTP/1.1 200"):
-                return
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise ServerFailed(f"The server did not start:\n{log.read_text(errors='replace')}")
-        time.sleep(0.05)  # nothing tells when it listens but trying
+def _answers(bind: str) -> bool:
+    """Whether a request is: the worker imports Django after the master has begun to listen."""
+    with _connect(bind) as connection:
+        connection.settimeout(START_TIMEOUT)
+        connection.sendall(b"GET /events/poll/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        return connection.recv(64).startswith(b"HTTP/1.1 200")
 
 
 def _connect(bind: str) -> socket.socket:

@@ -22,8 +22,8 @@ def print_report(console: Console, comparison: Comparison) -> None:
         _print_steps(console, comparison)
     else:
         _print_arms(console, comparison)
-    if comparison.interrupted:
-        console.print("[yellow]Interrupted: the last arm is shorter than planned, and others are missing.[/]")
+    if comparison.cut_short:
+        console.print(comparison.cut_short, style="yellow", markup=False)
 
 
 def _print_arms(console: Console, comparison: Comparison) -> None:
@@ -35,9 +35,8 @@ def _print_arms(console: Console, comparison: Comparison) -> None:
         if not plan.url
         else f"[b]{plan.clients:,} clients of {plan.url} for {plan.duration:g} s[/b]"
     )
-    console.print(_table("What it costs the server", COST, comparison.results))
-    console.print(_table("What users see", SEEN, comparison.results))
-    console.print(_table("Connections", CONNECTIONS, comparison.results))
+    for title, columns in (("What it costs the server", COST), ("What users see", SEEN), ("Connections", CONNECTIONS)):
+        console.print(_table(title, columns, comparison.results), _legend(columns))
     for line in [*verdict(comparison), *warnings(comparison)]:
         console.print(line)
     if comparison.costs:
@@ -52,13 +51,15 @@ def _print_steps(console: Console, comparison: Comparison) -> None:
     )
     console.print(
         f"nginx allows {proxy.RATE_PER_ADDRESS} requests a second from each of {proxy.ADDRESSES} addresses (burst "
-        f"{proxy.BURST}) and waits {proxy.READ_TIMEOUT} s for the server, which lets {proxy.BACKLOG} connections wait."
+        f"{proxy.BURST}) and waits {proxy.READ_TIMEOUT} s for the server (a stream: {proxy.STREAM_TIMEOUT} s), which "
+        f"lets {proxy.BACKLOG} connections wait."
     )
     for streams in (False, True):
         steps = [step for step in comparison.steps if step.arm.streams is streams]
         if steps:
             names = (f"{step.clients:,}" for step in steps)
             console.print(_table(f"{steps[0].arm.name}, number of clients", STEP, steps, names))
+    console.print(_legend(STEP))
     for line in proxy_verdict(comparison):
         console.print(line)
 
@@ -66,23 +67,30 @@ def _print_steps(console: Console, comparison: Comparison) -> None:
 def _table(
     title: str, columns: Sequence[Column], results: Sequence[Result], names: Iterable[str] = ()
 ) -> RenderableType:
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="", box=None, pad_edge=False)
-    table.add_column("")
+    table = _plain_table(title)
+    table.add_column("", no_wrap=True)
     for head, _, _ in columns:
-        table.add_column(head, justify="right", style="cyan" if head == columns[0][0] else "")
+        table.add_column(head, justify="right", min_width=max(map(len, head.split())))
     for name, result in zip(names or [result.arm.name for result in results], results, strict=True):
         table.add_row(name, *(cell(result) for _, cell, _ in columns), style="bold" if result.arm.streams else "")
-    legend = Table(box=None, show_header=False, pad_edge=False)
-    legend.add_column(style="dim", no_wrap=True)
-    legend.add_column(style="dim")
+    return Padding(table, (1, 0, 0, 0))
+
+
+def _plain_table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", header_style="", box=None, pad_edge=False)
+
+
+def _legend(columns: Sequence[Column]) -> RenderableType:
+    legend = Table(box=None, show_header=False, pad_edge=False, style="dim")
+    legend.add_column(no_wrap=True)
     for head, _, meaning in columns:
         legend.add_row(head, meaning)
-    return Padding(Group(table, Text(), Padding(legend, (0, 0, 0, 2))), (1, 0))
+    return Padding(legend, (1, 0, 1, 2))
 
 
 def _capacity(comparison: Comparison, costs: capacity.Costs) -> RenderableType:
     title = f"What more users would need, at {figures.rate(comparison.plan.updates_per_second)} to each"
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="", box=None, pad_edge=False)
+    table = _plain_table(title)
     for head in figures.CAPACITY_HEADS:
         table.add_column(head, justify="right" if head else "left")
     last = ""

@@ -44,6 +44,7 @@ class Command(BaseCommand):
             help="to publish at --url with; default: EVENTS_PUBLISH_TOKEN from the environment, and without any, "
             "the ticks of the site's clock are what is read",
         )
+        add("--costs", default="", metavar="FILE", help="check the formulas of an earlier compare.json by this run")
         add("--json", default="compare.json", metavar="FILE", help="figures for machines (default compare.json)")
         add("--html", default="compare.html", metavar="FILE", help="a report for people (default compare.html)")
 
@@ -52,11 +53,11 @@ class Command(BaseCommand):
             from rich.console import Console
 
             from sse_demo.compare import html, progress, terminal
-            from sse_demo.compare.comparison import Comparison, compare
+            from sse_demo.compare.comparison import INTERRUPTED, Comparison, compare, read_costs
             from sse_demo.compare.nginx import NoNginx
             from sse_demo.compare.plan import BadPlan, Plan
+            from sse_demo.compare.processes import ServerFailed
             from sse_demo.compare.proxy import compare_behind_proxy
-            from sse_demo.compare.servers import ServerFailed
         except ModuleNotFoundError as missing:
             raise CommandError(f"compare needs {missing.name}: {INSTALL}") from None
         files = {kind: Path(options[kind]) for kind in ("json", "html")}
@@ -69,13 +70,13 @@ class Command(BaseCommand):
                 clients=_or(options["clients"], 4_000 if options["proxy"] else 500),
                 updates_per_second=options["updates_per_second"],
                 duration=_or(options["duration"], 6.0 if options["proxy"] else 15.0),
-                intervals=tuple(options["intervals"]),
+                intervals=tuple(sorted(set(options["intervals"]))),
                 together=options["together"],
                 url=options["url"],
                 token=options["token"] if options["url"] else "",
                 proxy=options["proxy"],
             )
-            comparison = Comparison(plan, _command_line(options))
+            comparison = Comparison(plan, _command_line(options), read_costs(options["costs"]))
             with progress.shown() as watch:
                 (compare_behind_proxy if plan.proxy else compare)(comparison, watch)
         except (BadPlan, ServerFailed, NoNginx) as error:
@@ -86,8 +87,8 @@ class Command(BaseCommand):
         files["json"].write_text(comparison.to_json() + "\n")
         files["html"].write_text(html.render(comparison))
         self.stdout.write(f"The report is in {files['html']}, the figures are in {files['json']}.")
-        if comparison.interrupted:
-            sys.exit(130)  # as shells have it for Ctrl-C
+        if comparison.cut_short:
+            sys.exit(130 if comparison.cut_short == INTERRUPTED else 1)  # as shells have it for Ctrl-C
 
 
 def _or(value: Any, default: Any) -> Any:
