@@ -74,7 +74,7 @@ class Result:
     received_in_all: int
     cpu: float | None  # seconds, user and system, the server's process tree; None when it is not ours
     publish_cpu: float  # how much of it publishing takes, by what it takes where nobody reads
-    connect_cpu: float | None  # the same, while all clients connected
+    connect_cpu: float | None  # seconds, while all clients connected
     memory_before: int | None  # bytes, before the first client
     memory: int | None  # bytes, with all of them
     staleness: Spread | None  # of each update and client, shown or not
