@@ -34,6 +34,7 @@ class Cursor(NamedTuple):
 
 
 _CURSOR = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
+LONGEST_CURSOR = 41
 
 
 class EventLog:
