@@ -133,7 +133,7 @@ class _Group:
         connection.stream.subscription.channels = self.channels  # one set for all
         self.streams.add(connection)
         self.settle(connection)
-        if connection.stream.is_over():  # perhaps in the middle of its replay, after which nothing may come
+        if connection.stream.is_over():
             connection.end(connection.stream.ending())
 
     def discard(self, connection: "_Connection") -> None:

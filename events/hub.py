@@ -19,9 +19,10 @@ from events.sources import Sources
 from events.wire import Event
 
 _BACKLOG = 1_000  # events that a new process reads at once, so that those who reconnect to it need not, one by one
-_PAGE = 500  # events that a reader further behind than the log gets from the broker at once
+_PAGE = 500  # events that are read from the broker at once, for a reader who is further behind than the log
 _STARTS_APART = 1.0  # seconds in which a hub that could not start is not tried again: each try may hold a thread
 _SHOWN = 1_000  # ephemeral events kept, for readers that are behind by less
+_ANSWER = 1_048_576  # bytes of frames in one answer to a poll, and the rest of the last one
 PIECE = 65_536  # bytes: a long replay goes out in pieces, each about as much as a socket's buffer takes
 
 
@@ -113,16 +114,16 @@ class Subscription:
         self.seen = shown
         return events + latest
 
-    def resume(self, cursor: Cursor) -> tuple[list[Event], int]:
-        """Move to this place. Returns what only the broker has of the events after it, and how many more there are.
+    def resume(self, cursor: Cursor) -> int:
+        """Move to this place. Returns how many events there are after it.
 
         Raises Gap; Unavailable when the broker knows, but cannot say.
         """
-        missed, cursor = self.hub.fetch(cursor, self.channels)
+        self.hub.reach(cursor)
         with self.hub.lock:
-            further = len(self.hub.log.since(cursor, self.channels)) if cursor < self.hub.log.head else 0
+            missed = len(self.hub.log.since(cursor, self.channels)) if cursor < self.hub.log.head else 0
             self.cursor = cursor
-        return missed, further
+        return missed
 
     def wait(self, timeout: float) -> bool:
         """Block this thread until there may be something to read (True), or for `timeout` seconds (False)."""
@@ -290,36 +291,44 @@ class Hub:
             self._wake({event.channel})
 
     def since(self, cursor: Cursor, channels: Collection[str], limit: int) -> tuple[list[Event], Cursor]:
-        """Up to `limit` events after the cursor, and the cursor after them. Raises Gap, and Unavailable."""
-        events, cursor = self.fetch(cursor, channels, limit)
-        with self.lock:
-            if self.log.floor <= cursor < self.log.head:
-                events += self.log.since(cursor, channels)
-                cursor = self.log.head
-        if len(events) > limit:
-            cursor = Cursor.parse(events[limit - 1].id or "")
-        return events[:limit], cursor
+        """Up to `limit` events after the cursor, fewer if they are long, and the cursor after them.
 
-    def fetch(self, cursor: Cursor, channels: Collection[str], limit: float = math.inf) -> tuple[list[Event], Cursor]:
-        """What the broker must be asked for: the events between the cursor and this process's log.
-
-        Returns them and the cursor where the log goes on. There is nothing to ask when the log reaches back to the
-        cursor. A cursor ahead of the log comes from a process that is faster than this one. The events are enough
-        for `limit`, or more. Raises Gap, and Unavailable.
+        Raises Gap, and Unavailable.
         """
-        events: list[Event] = []
-        while len(events) < limit and not self._holds(cursor):
-            page = self.broker.after(cursor, _PAGE)
-            events += [event for event in page if event.channel in channels]
-            if page:
-                cursor = Cursor.parse(page[-1].id or "")
-            if len(page) < _PAGE:
-                break
+        self.reach(cursor)
+        with self.lock:
+            events = self.log.since(cursor, channels) if cursor < self.log.head else []
+            cursor = max(cursor, self.log.head)
+        size = 0
+        for count, event in enumerate(events, 1):
+            size += len(event.frame)
+            if (count >= limit or size >= _ANSWER) and count < len(events):
+                return events[:count], Cursor.parse(event.id or "")
         return events, cursor
 
-    def _holds(self, cursor: Cursor) -> bool:
+    def reach(self, cursor: Cursor) -> None:
+        """Have the log reach back to the cursor: what a young process lacks is read from the broker, once for all.
+
+        A cursor ahead of the log comes from a process that is faster than this one, which the broker confirms.
+        Raises Gap, and Unavailable.
+        """
         with self.lock:
-            return self.log.floor <= cursor <= self.log.head
+            log, floor = self.log, self.log.floor
+            if floor <= cursor <= log.head:
+                return
+            if cursor < floor and log.is_full:
+                raise Gap
+        events: list[Event] = []
+        at = cursor
+        is_more = True
+        while is_more:
+            page = self.broker.after(at, _PAGE)
+            events += [event for event in page if Cursor.parse(event.id or "") <= floor]
+            at = Cursor.parse(page[-1].id or "") if page else at
+            is_more = len(page) == _PAGE and at < floor
+        with self.lock:  # the floor may be lower now, as others read back as well
+            if self.log is log and cursor < log.floor <= floor:
+                log.extend_back(cursor, [event for event in events if Cursor.parse(event.id or "") <= log.floor])
 
     def subscribe(
         self,

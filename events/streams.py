@@ -16,7 +16,7 @@ from django.http import HttpRequest, StreamingHttpResponse
 
 from events.authorization import user_of
 from events.conf import get_config
-from events.hub import PIECE, Subscription, get_hub
+from events.hub import Subscription, get_hub
 from events.limits import address_of
 from events.log import Cursor, Gap
 from events.metrics import counters
@@ -100,21 +100,18 @@ async def _nothing() -> AsyncIterator[bytes]:
 class EventStream:
     """What a stream says, and when: an iterator for threads and its twin for event loops, for one of them to use."""
 
-    __slots__ = ("_left", "expires", "greeting", "missed", "subscription")
+    __slots__ = ("_left", "expires", "greeting", "subscription")
 
     def __init__(self, subscription: Subscription, last_event_id: str = "") -> None:
         config = get_config()
         self.subscription = subscription
-        self.missed: list[Event] = []  # what the log has no more, the newest first; an empty deque would cost 760 bytes
         self._left = False
         age = config.MAX_STREAM_AGE * random.uniform(0.8, 1)  # noqa: S311  those who came together leave one by one
         self.expires = time.monotonic() + age if age else math.inf
         cursor, resumed, reset = str(subscription.cursor), 0, b""
         if last_event_id:
             try:
-                missed, further = subscription.resume(Cursor.parse(last_event_id))
-                self.missed = missed[::-1]
-                resumed = len(self.missed) + further
+                resumed = subscription.resume(Cursor.parse(last_event_id))
                 cursor = last_event_id
             except Gap:
                 counters.gaps += 1
@@ -126,7 +123,7 @@ class EventStream:
     def __iter__(self) -> Iterator[bytes]:
         try:
             _let_go_of_databases()
-            yield from self.opening()
+            yield self.greeting
             worker = _gthread_worker()
             written = time.monotonic()
             is_live = False  # what was there before us is late because we are
@@ -151,8 +148,7 @@ class EventStream:
 
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         try:
-            for piece in self.opening():
-                yield piece
+            yield self.greeting
             is_live = False
             while not self.is_over():
                 began = time.thread_time()
@@ -167,15 +163,6 @@ class EventStream:
             yield farewell()
         finally:
             self.close()
-
-    def opening(self) -> Iterator[bytes]:
-        """What comes before all that is read from the log; to be sent once."""
-        yield self.greeting
-        while self.missed and not self.is_over():
-            piece = b""
-            while self.missed and len(piece) < PIECE:
-                piece += self.missed.pop().frame
-            yield piece
 
     def read(self, is_live: bool = False) -> bytes:
         """The next frames, not many more bytes than a socket's buffer takes; empty when there are none.

@@ -128,7 +128,7 @@ def poll(request: HttpRequest) -> HttpResponse:
         "gap": gap,
         "events": [{"id": e.id, "channel": e.channel, "type": e.type, "data": e.data} for e in events],
     }
-    if len(events) == limit:
+    if cursor < hub.log.head:
         body["more"] = True  # to be had at once, by asking again with this cursor
     return JsonResponse(body, headers=headers)
 

@@ -92,6 +92,15 @@ class TestPoll:
             cursor, more = answer["cursor"], answer.get("more", False)
         assert read == [["0", "1"], ["2", "3"], ["4"]]
 
+    def test_an_answer_is_no_longer_than_a_megabyte_and_an_event(self, client: Client) -> None:
+        cursor = poll(client)["cursor"]
+        for _ in range(40):
+            publish("clock", "x" * 60_000)
+        answers = []
+        while not answers or answers[-1].get("more"):
+            answers.append(poll(client, since=answers[-1]["cursor"] if answers else cursor))
+        assert [len(answer["events"]) for answer in answers] == [18, 18, 4]
+
     @pytest.mark.parametrize("cursor", ["nonsense", "1-1", "99999999999999-0", "\0"])
     def test_a_cursor_that_cannot_be_resumed_is_a_gap(self, client: Client, cursor: str) -> None:
         last = publish("clock", 1)
