@@ -96,7 +96,7 @@ class TestPoll:
         cursor = poll(client)["cursor"]
         for _ in range(40):
             publish("clock", "x" * 60_000)
-        answers = []
+        answers: list[Any] = []
         while not answers or answers[-1].get("more"):
             answers.append(poll(client, since=answers[-1]["cursor"] if answers else cursor))
         assert [len(answer["events"]) for answer in answers] == [18, 18, 4]
