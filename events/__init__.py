@@ -9,7 +9,8 @@ next asks. An event travels publishing.py -> brokers/ -> hub.py -> log.py, and f
 the poll in views.py.
 """
 
+from events.authorization import arevoke, revoke
 from events.publishing import apublish, publish
 from events.wire import Event
 
-__all__ = ["Event", "apublish", "publish"]
+__all__ = ["Event", "apublish", "arevoke", "publish", "revoke"]

@@ -81,8 +81,7 @@ class EventStreamHandler(ASGIHandler):
 
     async def _serve(self, stream: EventStream, scope: Scope, receive: Receive, send: Send) -> None:
         if takeover := (scope.get("extensions") or {}).get(TAKEOVER):
-            for piece in stream.opening():
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": stream.greeting, "more_body": True})
             takeover(stream)
             return
         gone = asyncio.ensure_future(receive())

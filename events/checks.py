@@ -22,6 +22,7 @@ from django.urls import NoReverseMatch, Resolver404, resolve, reverse
 from django.utils.module_loading import import_string
 
 from events.asgi import EventStreamHandler
+from events.authorization import get_rule
 from events.brokers import open_broker
 from events.conf import Config, get_config
 from events.streams import HEADERS
@@ -49,6 +50,7 @@ def check_settings(**_: Any) -> list[CheckMessage]:
         ]
     return [
         *_broker(config),
+        *_authorization(),
         *_metrics(config),
         *_pool(config),
         *_urls(),
@@ -85,6 +87,17 @@ def _broker(config: Config) -> Iterator[CheckMessage]:
             f"EVENTS['BROKER'] is {config.BROKER!r}, and DATABASES has no {database!r}.",
             hint=f"DATABASES has {', '.join(connections)}: EVENTS = {{'BROKER': 'db:ALIAS'}} with one of them.",
             id="events.E002",
+        )
+
+
+def _authorization() -> Iterator[CheckMessage]:
+    try:
+        get_rule()
+    except ImproperlyConfigured as error:
+        yield Error(
+            str(error),
+            hint="A function (request, channel) -> bool, as docs/security.md shows one; without the key the default.",
+            id="events.E005",
         )
 
 

@@ -1,8 +1,10 @@
 """The app's settings: the one place that reads `settings.EVENTS`."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
+from ipaddress import ip_network
 from typing import Any
 
 from django.conf import settings
@@ -12,6 +14,29 @@ from django.core.signals import setting_changed
 
 def _number(default: float, low: float, high: float) -> Any:
     return field(default=default, metadata={"range": (low, high)})
+
+
+def _list(of: str, accepts: Callable[[str], bool]) -> Any:
+    return field(default=(), metadata={"list": (of, accepts)})
+
+
+def _is_origin(text: str) -> bool:
+    return bool(_ORIGIN.fullmatch(text))
+
+
+# As a browser sends it: in lower case, without a path, and without the port that the scheme has anyway (RFC 6454, 6.2).
+_ORIGIN = re.compile(
+    r"(?!http:.*:80$|https:.*:443$)[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?"
+)
+
+UNIX = "unix"  # in TRUSTED_PROXIES: whoever connects through a socket file, and so has no address
+
+
+def _is_network(text: str) -> bool:
+    try:
+        return text == UNIX or bool(ip_network(text))
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -33,10 +58,26 @@ class Config:
     SPREAD: int = _number(5_000, 0, 3_600_000)
     # Seconds, less up to a fifth (0: for ever): clients are authorized anew, and a new process gets its share of them.
     MAX_STREAM_AGE: float = _number(3_600.0, 0, 31_536_000)
+    # Who may read a channel, as `(request, channel) -> bool`; may be async.
+    AUTHORIZE: str = "events.authorization.by_prefix"
+    # Sites whose pages may read here with their visitors' cookies, as "https://app.example.org".
+    ALLOWED_ORIGINS: Sequence[str] = _list(
+        'origins such as "https://app.example.org", in lower case and without a path or a default port', _is_origin
+    )
+    # Whose X-Forwarded-For is believed: nobody's, as anybody can send one.
+    TRUSTED_PROXIES: Sequence[str] = _list(
+        f'addresses and networks such as "127.0.0.1" or "10.0.0.0/8", and {UNIX!r}', _is_network
+    )
     # A process, where a stream holds no thread: half of a usual limit of open files.
     MAX_STREAMS: int = _number(10_000, 0, 1_000_000)
     # A process, where a stream holds a thread and the server does not limit its threads.
     MAX_THREAD_STREAMS: int = _number(32, 0, 10_000)
+    # A process and a user whom AUTHORIZE has looked at: more tabs than anybody has; 0: no limit.
+    MAX_STREAMS_PER_USER: int = _number(100, 0, 1_000_000)
+    # A process and an address; 0: no limit, as behind a proxy that is not in TRUSTED_PROXIES all visitors have one.
+    MAX_STREAMS_PER_ADDRESS: int = _number(0, 0, 1_000_000)
+    # A process and a user, or an address where no user is known; 0: no limit, which is then left to the proxy.
+    MAX_POLLS_PER_SECOND: float = _number(0.0, 0, 1_000)
     # A stream or a poll: a URL of 32 long names still fits every proxy's limit.
     MAX_CHANNELS: int = _number(32, 1, 1_000)
     # A poll's answer; its cursor tells a client that is further behind where to go on.
@@ -51,6 +92,13 @@ class Config:
     def __post_init__(self) -> None:
         for key in fields(self):
             value = getattr(self, key.name)
+            if "list" in key.metadata:
+                of, accepts = key.metadata["list"]
+                if not isinstance(value, list | tuple) or not all(
+                    isinstance(one, str) and accepts(one) for one in value
+                ):
+                    raise ImproperlyConfigured(f"EVENTS[{key.name!r}] takes a list of {of}; not {value!r}.")
+                continue
             if "range" not in key.metadata:
                 if not isinstance(value, str):
                     raise ImproperlyConfigured(f"EVENTS[{key.name!r}] takes text, not {value!r}.")

@@ -133,8 +133,8 @@ class _Group:
         connection.stream.subscription.channels = self.channels  # one set for all
         self.streams.add(connection)
         self.settle(connection)
-        if self._hub.draining:
-            self.ring()
+        if connection.stream.is_over():
+            connection.end(connection.stream.ending())
 
     def discard(self, connection: "_Connection") -> None:
         self.streams.discard(connection)
@@ -183,7 +183,7 @@ class _Group:
             counters.observe([event.time for event in events], time.time(), written)
 
     def look(self, now: float, patience: float) -> tuple[int, int]:
-        """Look for silence, old age, and those who take nothing of what the log no longer has.
+        """Look for silence, old age, revocations, and those who take nothing of what the log no longer has.
 
         Returns how many streams are slow, and how many were cut.
         """
@@ -197,6 +197,8 @@ class _Group:
             if is_slow and connection.place[0] < floor:
                 connection.end("cut")
                 cut += 1
+            elif connection.stream.subscription.is_revoked:
+                connection.end("revoked")
             elif now >= connection.stream.expires:
                 connection.end("aged")
             else:
@@ -226,6 +228,9 @@ class _Group:
         return written
 
     def _catch_up(self, connection: "_Connection") -> None:
+        if connection.stream.is_over():
+            connection.end(connection.stream.ending())
+            return
         if payload := connection.stream.read():
             connection.write(self.wrap(payload))
         self.settle(connection)

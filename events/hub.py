@@ -1,29 +1,41 @@
 """The hub, one per process: takes events from the broker into the log and wakes whoever waits for them."""
 
 import asyncio
+import json
 import math
 import os
 import threading
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Sequence
+from itertools import takewhile
 from typing import Protocol
 
 from events.brokers import Broker, Reader, Unavailable, open_broker
 from events.conf import get_config
-from events.log import Cursor, EventLog
+from events.log import Cursor, EventLog, Gap
 from events.metrics import counters
 from events.sources import Sources
 from events.wire import Event
 
 _BACKLOG = 1_000  # events that a new process reads at once, so that those who reconnect to it need not, one by one
-_PAGE = 500  # events that a reader further behind than the log gets from the broker at once
+_PAGE = 500  # events that are read from the broker at once, for a reader who is further behind than the log
 _STARTS_APART = 1.0  # seconds in which a hub that could not start is not tried again: each try may hold a thread
+_SHOWN = 1_000  # ephemeral events kept, for readers that are behind by less
+_ANSWER = 1_048_576  # bytes of frames in one answer to a poll, and the rest of the last one
 PIECE = 65_536  # bytes: a long replay goes out in pieces, each about as much as a socket's buffer takes
+
+
+# The channel of revocations. No name that can be asked for or published to, so only the hubs read it.
+REVOKED = "!revoked"
 
 
 class Full(Exception):
     """No more subscriptions fit."""
+
+
+class TooMany(Exception):
+    """One user, or one address, has as many subscriptions as they may; the text says so."""
 
 
 class Listener(Protocol):
@@ -43,18 +55,39 @@ class Subscription:
     alarm is missed. `wait` and `wait_async` are for one thread or one coroutine at a time, never both.
     """
 
-    __slots__ = ("_alarm", "_awake", "_enlisted", "_log", "channels", "cursor", "ending", "hub", "seen")
+    __slots__ = (
+        "_alarm",
+        "_awake",
+        "_enlisted",
+        "_log",
+        "address",
+        "channels",
+        "cursor",
+        "ending",
+        "hub",
+        "seen",
+        "user",
+    )
 
-    def __init__(self, hub: "Hub", channels: Collection[str], cursor: Cursor, seen: int) -> None:
+    def __init__(
+        self, hub: "Hub", channels: Collection[str], cursor: Cursor, seen: int, user: str = "", address: str = ""
+    ) -> None:
         self.channels = frozenset(channels)
         self.cursor = cursor
         self.hub = hub
         self.seen = seen  # the number of the last ephemeral event read
         self.ending = "left"  # or another of events.metrics.ENDINGS, when it is closed for another reason
+        self.user = user
+        self.address = address
         self._log = hub.log
         self._enlisted = False
         self._awake: threading.Event | None = None
         self._alarm: asyncio.Future[bool] | None = None
+
+    @property
+    def is_revoked(self) -> bool:
+        """Whether it is to end, and reads nothing more."""
+        return self.ending == "revoked"
 
     def read(self, limit: int = PIECE) -> list[Event]:
         """What happened since the last read: `limit` bytes of frames and the rest of the last, or else all of it.
@@ -63,13 +96,16 @@ class Subscription:
         """
         hub = self.hub
         with hub.lock:
+            if self.is_revoked:
+                return []
             log, self._log = self._log, hub.log
             after, seen, shown = self.cursor, self.seen, hub.shown
             # Ahead of this log is not behind it: the reader was there in a process that is faster than this one.
             ahead = after >= hub.log.head and log is hub.log
             self.cursor = after if ahead else hub.log.head
             events = [] if ahead else hub.log.since(after, self.channels)
-            latest = [event for n, event in hub.latest.values() if n > seen and event.channel in self.channels]
+            newest = takewhile(lambda shown: shown[0] > seen, reversed(hub.latest.values()))
+            latest = [event for _, event in newest if event.channel in self.channels][::-1]
         for count, event in enumerate(events, 1):
             limit -= len(event.frame)
             if limit <= 0 and count < len(events):
@@ -78,16 +114,16 @@ class Subscription:
         self.seen = shown
         return events + latest
 
-    def resume(self, cursor: Cursor) -> tuple[list[Event], int]:
-        """Move to this place. Returns what only the broker has of the events after it, and how many more there are.
+    def resume(self, cursor: Cursor) -> int:
+        """Move to this place. Returns how many events there are after it.
 
         Raises Gap; Unavailable when the broker knows, but cannot say.
         """
-        missed, cursor = self.hub.fetch(cursor, self.channels)
+        self.hub.reach(cursor)
         with self.hub.lock:
-            further = len(self.hub.log.since(cursor, self.channels)) if cursor < self.hub.log.head else 0
+            missed = len(self.hub.log.since(cursor, self.channels)) if cursor < self.hub.log.head else 0
             self.cursor = cursor
-        return missed, further
+        return missed
 
     def wait(self, timeout: float) -> bool:
         """Block this thread until there may be something to read (True), or for `timeout` seconds (False)."""
@@ -130,6 +166,17 @@ class Subscription:
             _ring(self._alarm, True)
         elif self._awake:
             self._awake.set()
+
+
+def revocation(user: str, channel: str | None) -> Event:
+    """The event that ends this user's streams on the channel (None: all of theirs), once it is in the log."""
+    return Event(None, REVOKED, "message", json.dumps({"user": user, "channel": channel}))
+
+
+def _ended_by(event: Event, subscriptions: Collection[Subscription]) -> list[Subscription]:
+    revoked = json.loads(event.data)
+    user, channel = revoked["user"], revoked["channel"]
+    return [each for each in subscriptions if each.user == user and (channel is None or channel in each.channels)]
 
 
 def _ring(alarm: "asyncio.Future[bool]", awake: bool) -> None:
@@ -186,11 +233,13 @@ class Hub:
     def __init__(self, broker: Broker, history: int) -> None:
         self.broker = broker
         self.lock = threading.Lock()
-        self.latest: dict[tuple[str, str], tuple[int, Event]] = {}  # the newest ephemeral event of a channel and type
+        self.latest: dict[tuple[str, str], tuple[int, Event]] = {}  # the newest of a channel and type, in order
         self.shown = 0  # ephemeral events so far
         self.draining = False  # every stream is to end
         self._wakers: dict[asyncio.AbstractEventLoop | None, _Wakers] = {}
         self._open: set[Subscription] = set()
+        self._users: Counter[str] = Counter()  # whose they are; those of visitors without a name are not in here
+        self._addresses: Counter[str] = Counter()
         self._left: deque[Subscription] = deque()  # they have closed, and are yet to be removed
         self._sources = Sources(self.show)
         self._history = history
@@ -214,13 +263,19 @@ class Hub:
             self._remove_left()
             for event in events:
                 self.log.append(event)
+                if event.channel == REVOKED:
+                    self._revoke(_ended_by(event, self._open))
             counters.received += len(events)
             self._wake({event.channel for event in events})
 
     def restart(self, cursor: Cursor) -> None:
-        """Begin a new log after this cursor: the broker has lost what came before. Whoever read it meets a gap."""
+        """Begin a new log after this cursor: the broker has lost what came before. Whoever read it meets a gap.
+
+        What was lost may have been a revocation, so users' streams end and come back, to be authorized anew.
+        """
         with self.lock:
             self.log = EventLog(self._history, cursor)
+            self._revoke([subscription for subscription in self._open if subscription.user])
             self._wake({channel for subscription in self._open for channel in subscription.channels})
 
     def show(self, event: Event) -> None:
@@ -228,51 +283,89 @@ class Hub:
         with self.lock:
             self._remove_left()
             self.shown += 1
-            self.latest[event.channel, event.type] = (self.shown, event)
+            key = event.channel, event.type
+            self.latest.pop(key, None)
+            self.latest[key] = (self.shown, event)
+            if len(self.latest) > _SHOWN:
+                del self.latest[next(iter(self.latest))]
             self._wake({event.channel})
 
     def since(self, cursor: Cursor, channels: Collection[str], limit: int) -> tuple[list[Event], Cursor]:
-        """Up to `limit` events after the cursor, and the cursor after them. Raises Gap, and Unavailable."""
-        events, cursor = self.fetch(cursor, channels, limit)
-        with self.lock:
-            if self.log.floor <= cursor < self.log.head:
-                events += self.log.since(cursor, channels)
-                cursor = self.log.head
-        if len(events) > limit:
-            cursor = Cursor.parse(events[limit - 1].id or "")
-        return events[:limit], cursor
+        """Up to `limit` events after the cursor, fewer if they are long, and the cursor after them.
 
-    def fetch(self, cursor: Cursor, channels: Collection[str], limit: float = math.inf) -> tuple[list[Event], Cursor]:
-        """What the broker must be asked for: the events between the cursor and this process's log.
-
-        Returns them and the cursor where the log goes on. There is nothing to ask when the log reaches back to the
-        cursor. A cursor ahead of the log comes from a process that is faster than this one. The events are enough
-        for `limit`, or more. Raises Gap, and Unavailable.
+        Raises Gap, and Unavailable.
         """
-        events: list[Event] = []
-        while len(events) < limit and not self._holds(cursor):
-            page = self.broker.after(cursor, _PAGE)
-            events += [event for event in page if event.channel in channels]
-            if page:
-                cursor = Cursor.parse(page[-1].id or "")
-            if len(page) < _PAGE:
-                break
+        self.reach(cursor)
+        with self.lock:
+            events = self.log.since(cursor, channels) if cursor < self.log.head else []
+            cursor = max(cursor, self.log.head)
+        size = 0
+        for count, event in enumerate(events, 1):
+            size += len(event.frame)
+            if (count >= limit or size >= _ANSWER) and count < len(events):
+                return events[:count], Cursor.parse(event.id or "")
         return events, cursor
 
-    def _holds(self, cursor: Cursor) -> bool:
-        with self.lock:
-            return self.log.floor <= cursor <= self.log.head
+    def reach(self, cursor: Cursor) -> None:
+        """Have the log reach back to the cursor: what a young process lacks is read from the broker, once for all.
 
-    def subscribe(self, channels: Collection[str], limit: int) -> Subscription:
-        """A place at the log's head. Raises Full when `limit` of them are open in this process."""
+        A cursor ahead of the log comes from a process that is faster than this one, which the broker confirms.
+        Raises Gap, and Unavailable.
+        """
+        with self.lock:
+            log, floor = self.log, self.log.floor
+            if floor <= cursor <= log.head:
+                return
+            if cursor < floor and log.is_full:
+                raise Gap
+        events: list[Event] = []
+        at = cursor
+        is_more = True
+        while is_more:
+            page = self.broker.after(at, _PAGE)
+            events += [event for event in page if Cursor.parse(event.id or "") <= floor]
+            at = Cursor.parse(page[-1].id or "") if page else at
+            is_more = len(page) == _PAGE and at < floor
+        with self.lock:  # the floor may be lower now, as others read back as well
+            if self.log is log and cursor < log.floor <= floor:
+                log.extend_back(cursor, [event for event in events if Cursor.parse(event.id or "") <= log.floor])
+
+    def subscribe(
+        self,
+        channels: Collection[str],
+        limit: int,
+        user: str = "",
+        address: str = "",
+        authorized: Cursor | None = None,
+    ) -> Subscription:
+        """A place at the log's head, which counts for its user and its address, where there are any.
+
+        `authorized`: the log's head before it was asked whether this user may read. A revocation since then holds.
+        Raises Full when `limit` of them are open in this process, and TooMany when too many are this user's or
+        from this address.
+        """
+        config = get_config()
         with self.lock:
             self._remove_left()
             if len(self._open) >= limit:
                 counters.refused += 1
                 raise Full
-            subscription = Subscription(self, channels, self.log.head, self.shown)
+            for counts, whose, most, kind in (
+                (self._users, user, config.MAX_STREAMS_PER_USER, "user"),
+                (self._addresses, address, config.MAX_STREAMS_PER_ADDRESS, "address"),
+            ):
+                if 0 < most <= counts[whose]:
+                    counters.refused += 1
+                    raise TooMany(f"At most {most:,} streams are open here for one {kind}")
+            subscription = Subscription(self, channels, self.log.head, self.shown, user, address)
+            if user and authorized and self._is_revoked_since(authorized, subscription):
+                subscription.ending = "revoked"
             self._sources.add_listener(subscription.channels)
             self._open.add(subscription)
+            if user:
+                self._users[user] += 1
+            if address:
+                self._addresses[address] += 1
             counters.opened += 1
             counters.streams = len(self._open)
         return subscription
@@ -316,6 +409,17 @@ class Hub:
             self.leave(subscription)
         counters.hubs = counters.lost = 0
 
+    def _revoke(self, subscriptions: Collection[Subscription]) -> None:
+        for subscription in subscriptions:
+            subscription.ending = "revoked"
+        self._wake({channel for subscription in subscriptions for channel in subscription.channels})
+
+    def _is_revoked_since(self, cursor: Cursor, subscription: Subscription) -> bool:
+        try:
+            return any(_ended_by(event, [subscription]) for event in self.log.since(cursor, {REVOKED}))
+        except Gap:
+            return True  # who knows what was lost
+
     def _remove_left(self) -> None:
         while self._left:
             subscription = self._left.popleft()
@@ -324,6 +428,10 @@ class Hub:
             self._open.remove(subscription)
             counters.end(subscription.ending)
             counters.streams = len(self._open)
+            for counts, whose in ((self._users, subscription.user), (self._addresses, subscription.address)):
+                counts[whose] -= 1
+                if counts[whose] <= 0:
+                    del counts[whose]
             self._sources.remove_listener(subscription.channels)
             self._discard(subscription)
 

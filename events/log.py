@@ -2,7 +2,7 @@
 
 import re
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from events.wire import Event
@@ -34,6 +34,7 @@ class Cursor(NamedTuple):
 
 
 _CURSOR = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
+LONGEST_CURSOR = 41
 
 
 class EventLog:
@@ -45,6 +46,10 @@ class EventLog:
         self.floor = start  # everything after this cursor is kept
         self.head = start  # the newest event's cursor
 
+    @property
+    def is_full(self) -> bool:
+        return len(self._events) >= self._capacity
+
     def append(self, event: Event) -> None:
         """Raises ValueError when the event has no id, or one that is not greater than every id before."""
         cursor = Cursor.parse(event.id or "")
@@ -54,6 +59,15 @@ class EventLog:
         self.head = cursor
         if len(self._events) > self._capacity:
             self.floor, _ = self._events.popleft()
+
+    def extend_back(self, start: Cursor, events: Sequence[Event]) -> None:
+        """Take in all events after `start` and up to the floor, or the newest of them where not all fit."""
+        room = self._capacity - len(self._events)
+        if len(events) > room:
+            start = Cursor.parse(events[len(events) - room - 1].id or "")
+        newest = events[max(0, len(events) - room) :]
+        self._events.extendleft((Cursor.parse(event.id or ""), event) for event in reversed(newest))
+        self.floor = start
 
     def since(self, cursor: Cursor, channels: Collection[str] | None = None) -> list[Event]:
         """The events after `cursor`, oldest first, in these channels (None: in all). Raises Gap."""

@@ -40,7 +40,11 @@ def publish(channel: str, data: Any, type: str = "message") -> str | None:
     broker cannot be reached. If that happens after the broker was told, the event may have been published all the
     same.
     """
-    event = new_event(channel, data, type)
+    return send(new_event(channel, data, type))
+
+
+def send(event: Event) -> str | None:
+    """Hand an event to the broker, at once or with the transaction around the call: as `publish` does."""
     broker = get_broker()
     if connections[broker.database].in_atomic_block:
         broker.append_on_commit([event])

@@ -14,8 +14,10 @@ from django.core.handlers.asgi import ASGIRequest
 from django.db import connections
 from django.http import HttpRequest, StreamingHttpResponse
 
+from events.authorization import user_of
 from events.conf import get_config
-from events.hub import PIECE, Subscription, get_hub
+from events.hub import Subscription, get_hub
+from events.limits import address_of
 from events.log import Cursor, Gap
 from events.metrics import counters
 from events.wire import Event, encode_retry
@@ -42,11 +44,22 @@ class EventStreamResponse(StreamingHttpResponse):
     """An open stream on these channels: hello, then what was missed after the cursor, then what happens.
 
     Without a cursor it begins with what happens next. It ends when the client leaves: at once under ASGI, at the
-    next write under WSGI. Raises events.hub.Full when this process holds as many streams as it can.
+    next write under WSGI. Whether these channels may be read is for the caller to find out; `authorized` is where the
+    log was before that, as `authorize` returns it.
+    Raises events.hub.Full when this process holds as many streams as it can, and events.hub.TooMany when this user
+    or this address has as many as they may.
     """
 
-    def __init__(self, request: HttpRequest, channels: Collection[str], last_event_id: str = "") -> None:
-        self._stream: EventStream | None = EventStream(get_hub().subscribe(channels, capacity(request)), last_event_id)
+    def __init__(
+        self,
+        request: HttpRequest,
+        channels: Collection[str],
+        last_event_id: str = "",
+        authorized: Cursor | None = None,
+    ) -> None:
+        address = address_of(request) if get_config().MAX_STREAMS_PER_ADDRESS else ""
+        subscription = get_hub().subscribe(channels, capacity(request), user_of(request), address, authorized)
+        self._stream: EventStream | None = EventStream(subscription, last_event_id)
         self._frames: AsyncIterator[bytes] | Iterator[bytes] = (
             aiter(self._stream) if isinstance(request, ASGIRequest) else iter(self._stream)
         )
@@ -74,6 +87,11 @@ class EventStreamResponse(StreamingHttpResponse):
         super().close()
 
 
+def describe_stream(request: HttpRequest) -> StreamingHttpResponse:
+    """The answer to HEAD: what GET would begin with, and so no Content-Length (RFC 9110, 8.6)."""
+    return StreamingHttpResponse(_nothing() if isinstance(request, ASGIRequest) else (), headers=HEADERS)
+
+
 async def _nothing() -> AsyncIterator[bytes]:
     for _ in ():
         yield b""
@@ -82,21 +100,18 @@ async def _nothing() -> AsyncIterator[bytes]:
 class EventStream:
     """What a stream says, and when: an iterator for threads and its twin for event loops, for one of them to use."""
 
-    __slots__ = ("_left", "expires", "greeting", "missed", "subscription")
+    __slots__ = ("_left", "expires", "greeting", "subscription")
 
     def __init__(self, subscription: Subscription, last_event_id: str = "") -> None:
         config = get_config()
         self.subscription = subscription
-        self.missed: list[Event] = []  # what the log has no more, the newest first; an empty deque would cost 760 bytes
         self._left = False
         age = config.MAX_STREAM_AGE * random.uniform(0.8, 1)  # noqa: S311  those who came together leave one by one
         self.expires = time.monotonic() + age if age else math.inf
         cursor, resumed, reset = str(subscription.cursor), 0, b""
         if last_event_id:
             try:
-                missed, further = subscription.resume(Cursor.parse(last_event_id))
-                self.missed = missed[::-1]
-                resumed = len(self.missed) + further
+                resumed = subscription.resume(Cursor.parse(last_event_id))
                 cursor = last_event_id
             except Gap:
                 counters.gaps += 1
@@ -108,7 +123,7 @@ class EventStream:
     def __iter__(self) -> Iterator[bytes]:
         try:
             _let_go_of_databases()
-            yield from self.opening()
+            yield self.greeting
             worker = _gthread_worker()
             written = time.monotonic()
             is_live = False  # what was there before us is late because we are
@@ -133,8 +148,7 @@ class EventStream:
 
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         try:
-            for piece in self.opening():
-                yield piece
+            yield self.greeting
             is_live = False
             while not self.is_over():
                 began = time.thread_time()
@@ -149,15 +163,6 @@ class EventStream:
             yield farewell()
         finally:
             self.close()
-
-    def opening(self) -> Iterator[bytes]:
-        """What comes before all that is read from the log; to be sent once."""
-        yield self.greeting
-        while self.missed:
-            piece = b""
-            while self.missed and len(piece) < PIECE:
-                piece += self.missed.pop().frame
-            yield piece
 
     def read(self, is_live: bool = False) -> bytes:
         """The next frames, not many more bytes than a socket's buffer takes; empty when there are none.
@@ -175,12 +180,15 @@ class EventStream:
             return control("reset", cursor=str(self.subscription.cursor))
 
     def is_over(self) -> bool:
-        return self._left or self.subscription.hub.draining or time.monotonic() >= self.expires
+        subscription = self.subscription
+        return self._left or subscription.is_revoked or subscription.hub.draining or time.monotonic() >= self.expires
 
     def ending(self) -> str:
         """Why it is over: one of events.metrics.ENDINGS."""
         if self._left:
             return "left"
+        if self.subscription.is_revoked:
+            return "revoked"
         return "aged" if time.monotonic() >= self.expires else "drained"
 
     def leave(self) -> None:

@@ -7,7 +7,7 @@ from functools import wraps
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured, RequestDataTooBig
+from django.core.exceptions import ImproperlyConfigured, RequestDataTooBig, TooManyFieldsSent
 from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.middleware.csrf import CsrfViewMiddleware
@@ -16,15 +16,18 @@ from django.utils.crypto import constant_time_compare
 from django.views.decorators.csrf import csrf_exempt
 
 from events.asgi import in_one_thread
+from events.authorization import Refused, authorize, user_of
 from events.brokers import Unavailable
 from events.conf import get_config
+from events.cors import preflight, share
 from events.health import check_health
-from events.hub import Full, get_hub, is_draining
+from events.hub import Full, TooMany, get_hub, is_draining
 from events.journal import Trouble
-from events.log import Cursor, Gap
+from events.limits import address_of, polls
+from events.log import LONGEST_CURSOR, Cursor, Gap
 from events.metrics import counters
 from events.publishing import InvalidEvent, TooLarge, check_channels, publish
-from events.streams import HEADERS, EventStreamResponse
+from events.streams import EventStreamResponse, describe_stream
 
 DEFAULT_CHANNEL = "clock"
 RETRY_AFTER = "10"  # seconds; a place may be free by then, and until then the client polls
@@ -39,7 +42,10 @@ def error(status: int, message: str, headers: dict[str, str] | None = None) -> J
 
 
 def allow(*methods: str) -> Callable[[View], View]:
-    """Answers any other method with 405, bad parameters with 400, and 503 without a broker, all in JSON."""
+    """Answers any other method with 405, bad parameters with 400, what is not allowed with 403, and so on, all in JSON.
+
+    What GET reads, pages of the origins that are allowed to may read as well.
+    """
 
     def decorate(view: View) -> View:
         @in_one_thread
@@ -47,6 +53,13 @@ def allow(*methods: str) -> Callable[[View], View]:
         @csrf_exempt  # what is not accepted is told so by 405, and not by a page about cookies
         @wraps(view)
         def answer(request: HttpRequest) -> HttpResponseBase:
+            if "GET" not in methods:
+                return respond(request)
+            response = preflight(request) or respond(request)
+            share(request, response)
+            return response
+
+        def respond(request: HttpRequest) -> HttpResponseBase:
             if request.method not in methods:
                 accepted = ", ".join(methods)
                 return error(405, f"{request.method} is not accepted here; use {accepted}.", {"Allow": accepted})
@@ -54,6 +67,16 @@ def allow(*methods: str) -> Callable[[View], View]:
                 return view(request)
             except InvalidEvent as invalid:
                 return error(400, str(invalid))
+            except TooManyFieldsSent:
+                return error(400, f"A request has at most {settings.DATA_UPLOAD_MAX_NUMBER_FIELDS:,} parameters.")
+            except Refused as refused:
+                return error(403, str(refused))
+            except TooMany as many:
+                return error(429, f"{many}; close some, or poll.", {"Retry-After": RETRY_AFTER})
+            except Full:
+                return error(
+                    503, "No more streams fit here now; poll, and try again later.", {"Retry-After": RETRY_AFTER}
+                )
             except Unavailable as unavailable:
                 _unavailable.hit(reason=unavailable)
                 return error(503, "The events cannot be reached now; try again later.", {"Retry-After": RETRY_AFTER})
@@ -67,22 +90,24 @@ def allow(*methods: str) -> Callable[[View], View]:
 def stream(request: HttpRequest) -> HttpResponseBase:
     """An event stream of the channels asked for, from Last-Event-ID on if there is one."""
     channels = _channels(request)
+    cursor = _cursor(request.headers.get("Last-Event-ID") or request.GET.get("last_event_id", ""))
+    authorized = authorize(request, channels)
     if request.method == "HEAD":
-        return HttpResponse(headers=HEADERS)
-    cursor = request.headers.get("Last-Event-ID") or request.GET.get("last_event_id", "")
-    try:
-        return EventStreamResponse(request, channels, cursor)
-    except Full:
-        return error(503, "No more streams fit here now; poll, and try again later.", {"Retry-After": RETRY_AFTER})
+        return describe_stream(request)
+    return EventStreamResponse(request, channels, cursor, authorized)
 
 
 @allow("GET", "HEAD")
 def poll(request: HttpRequest) -> HttpResponse:
     """The events after a cursor: what the stream says, for those who ask again and again."""
     channels = _channels(request)
+    since = _cursor(request.GET.get("since", ""))
+    authorize(request, channels)
+    if wait := _wait(request):
+        rate = get_config().MAX_POLLS_PER_SECOND
+        return error(429, f"At most {rate:g} polls a second; ask again in {wait} s.", {"Retry-After": str(wait)})
     hub = get_hub()
     limit = get_config().MAX_POLL_EVENTS
-    since = request.GET.get("since", "")
     gap = False
     counters.polls += 1
     try:
@@ -103,7 +128,7 @@ def poll(request: HttpRequest) -> HttpResponse:
         "gap": gap,
         "events": [{"id": e.id, "channel": e.channel, "type": e.type, "data": e.data} for e in events],
     }
-    if len(events) == limit:
+    if cursor < hub.log.head:
         body["more"] = True  # to be had at once, by asking again with this cursor
     return JsonResponse(body, headers=headers)
 
@@ -115,6 +140,21 @@ def _channels(request: HttpRequest) -> list[str]:
         raise InvalidEvent(f"At most {limit} channels fit in one request; this one names {len(channels)}.")
     check_channels(channels)
     return channels
+
+
+def _cursor(text: str) -> str:
+    if len(text) > LONGEST_CURSOR:
+        raise InvalidEvent(f"A cursor is at most {LONGEST_CURSOR} characters; this one has {len(text):,}.")
+    return text
+
+
+def _wait(request: HttpRequest) -> int:
+    """How many seconds this visitor has to wait before the next poll; 0 for none."""
+    if not (rate := get_config().MAX_POLLS_PER_SECOND):
+        return 0
+    user = user_of(request)
+    visitor = f"user {user}" if user else address_of(request)
+    return polls.ask(visitor, rate) if visitor else 0
 
 
 @allow("POST")

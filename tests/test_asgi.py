@@ -79,14 +79,14 @@ def project(settings: Settings) -> None:
 class Client:
     """One request; the server's part of the conversation."""
 
-    def __init__(self, application: EventStreamHandler, path: str, **extensions: Any) -> None:
+    def __init__(self, application: EventStreamHandler, path: str, query: str = "", **extensions: Any) -> None:
         scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
             "http_version": "1.1",
             "method": "GET",
             "path": path,
-            "query_string": b"",
+            "query_string": query.encode(),
             "headers": [(b"host", b"testserver"), ACCEPT],
             "extensions": extensions,
         }
@@ -314,7 +314,7 @@ def test_what_middleware_does_to_the_content_goes_on_for_the_whole_stream(path: 
 def test_a_server_that_offers_to_take_streams_over_gets_them_after_their_greeting() -> None:
     async def main() -> None:
         taken: list[EventStream] = []
-        client = Client(EventStreamHandler(), "/marked", **{TAKEOVER: taken.append})
+        client = Client(EventStreamHandler(), "/marked", "", **{TAKEOVER: taken.append})
         await client.ask()
         assert [event.type for event in await client.events()] == ["hello"]
         await client.end()  # the application has returned

@@ -21,6 +21,7 @@ INSTEAD = {
     "an unknown key": "E001",
     "an unknown alias": "E002",
     "no redis": "E002",
+    "no rule": "E005",
     "a small pool": "W006",
 }
 

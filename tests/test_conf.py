@@ -26,6 +26,16 @@ def test_every_key_has_a_default(settings: Settings) -> None:
         ({"MAX_STREAMS": float("nan")}, "takes a whole number"),
         ({"HEARTBEAT": float("nan")}, "takes a number"),
         ({"BROKER": None}, r"EVENTS\['BROKER'\] takes text, not None"),
+        ({"ALLOWED_ORIGINS": "https://a.org"}, r"EVENTS\['ALLOWED_ORIGINS'\] takes a list of origins such as"),
+        ({"ALLOWED_ORIGINS": ["*"]}, r"without a path or a default port; not \['\*'\]"),
+        ({"ALLOWED_ORIGINS": ["null"]}, "takes a list of origins"),
+        ({"ALLOWED_ORIGINS": ["https://a.org/"]}, "takes a list of origins"),
+        ({"ALLOWED_ORIGINS": ["https://A.org"]}, "takes a list of origins"),
+        ({"ALLOWED_ORIGINS": ["https://a.org:443"]}, "takes a list of origins"),
+        ({"ALLOWED_ORIGINS": ["https://*.a.org"]}, "takes a list of origins"),
+        ({"ALLOWED_ORIGINS": [None]}, "takes a list of origins"),
+        ({"TRUSTED_PROXIES": ["10.0.0.1/8"]}, r"EVENTS\['TRUSTED_PROXIES'\] takes a list of addresses and networks"),
+        ({"TRUSTED_PROXIES": ["nginx"]}, "and 'unix'; not"),
         (["BROKER"], r"EVENTS takes a dict, not \['BROKER'\]"),
     ],
 )
@@ -33,6 +43,15 @@ def test_a_wrong_setting_is_named_with_what_is_accepted(settings: Settings, give
     settings.EVENTS = given
     with pytest.raises(ImproperlyConfigured, match=message):
         get_config()
+
+
+def test_origins_and_networks_as_they_are_written(settings: Settings) -> None:
+    settings.EVENTS = {
+        "ALLOWED_ORIGINS": ["https://a.org", "http://localhost:5173", "http://[::1]:8000", "capacitor://localhost"],
+        "TRUSTED_PROXIES": ("127.0.0.1", "::1", "10.0.0.0/8", "2001:db8::/32", "unix"),
+    }
+    assert len(get_config().ALLOWED_ORIGINS) == 4
+    assert len(get_config().TRUSTED_PROXIES) == 5
 
 
 def test_an_unknown_broker_is_an_error_that_names_the_known_ones(settings: Settings) -> None:

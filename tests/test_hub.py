@@ -7,10 +7,11 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from events import hub, publish, sources
-from events.hub import Full, Subscription, get_hub
-from events.log import Gap
+from events.hub import Full, Hub, Subscription, get_hub
+from events.log import Cursor, Gap
 from events.sources import Show, Stop
 from events.wire import Event
+from tests.brokers import OpenLog
 
 
 def subscribe(*channels: str) -> Subscription:
@@ -269,3 +270,48 @@ def test_a_forked_child_gets_a_hub_of_its_own() -> None:
     os.waitpid(pid, 0)
     with os.fdopen(read_end) as answer:
         assert answer.read() == "1"
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "valkey"])
+def test_a_young_process_reads_what_it_lacks_once_for_all(open_log: OpenLog, kind: str) -> None:
+    log = open_log(kind)
+    ids = log.open().append([Event(None, "a", "message", str(number)) for number in range(1600)])
+    broker = log.open()
+    young = Hub(broker, 10_000)
+    assert young.log.floor > Cursor.parse(ids[10])  # it began with a part of them
+    subscription = young.subscribe(["a"], 10)
+    assert subscription.resume(Cursor.parse(ids[10])) == 1589
+    broker.after = no_more  # type: ignore[method-assign]
+    events = []
+    while piece := subscription.read():
+        events += piece
+    assert [event.id for event in events] == ids[11:]
+    for _ in range(2):
+        polled, cursor = young.since(Cursor.parse(ids[10]), ["a"], 1000)
+        assert ([event.id for event in polled], str(cursor)) == (ids[11:1011], ids[1010])
+
+
+def no_more(cursor: Cursor, limit: int) -> list[Event]:
+    raise AssertionError("The broker was asked again.")
+
+
+def test_it_reads_no_more_than_its_history(open_log: OpenLog) -> None:
+    log = open_log("sqlite")
+    ids = log.open().append([Event(None, "a", "message", str(number)) for number in range(1600)])
+    broker = log.open()
+    young = Hub(broker, 1200)
+    subscription = young.subscribe(["a"], 10)
+    with pytest.raises(Gap):
+        subscription.resume(Cursor.parse(ids[10]))
+    broker.after = no_more  # type: ignore[method-assign]
+    with pytest.raises(Gap):
+        subscription.resume(Cursor.parse(ids[10]))
+    assert subscription.resume(Cursor.parse(ids[399])) == 1200
+
+
+def test_ephemeral_events_of_ever_new_channels_push_out_the_oldest() -> None:
+    reader = subscribe("a1", "a1999")
+    for number in range(2000):
+        tick(str(number), channel=f"a{number}")
+    assert data(reader) == ["1999"]
+    assert len(get_hub().latest) == 1000

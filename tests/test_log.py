@@ -87,3 +87,21 @@ def test_a_reader_is_told_everything_or_told_of_the_gap(gaps: list[int], capacit
         not_ours = cursor > max(numbers, default=0)
         before_a_trimmed_one = bool(numbers[:-capacity]) and cursor < numbers[-capacity - 1]
         assert lost_some or not_ours or before_a_trimmed_one
+
+
+@pytest.mark.parametrize(("capacity", "kept", "floor"), [(100, "123456", 0), (6, "123456", 0), (5, "23456", 1)])
+def test_what_came_before_is_taken_in_as_far_as_it_fits(capacity: int, kept: str, floor: int) -> None:
+    log = EventLog(capacity, Cursor(1000, 4))
+    for number in (5, 6):
+        log.append(event(number))
+    log.extend_back(START, [event(number) for number in (1, 2, 3, 4)])
+    assert data(log.since(log.floor)) == list(kept)
+    assert (log.floor, log.head) == (Cursor(1000, floor), Cursor(1000, 6))
+    assert log.is_full == (capacity <= 6)
+
+
+def test_nothing_fits_into_a_full_log() -> None:
+    log = EventLog(1, Cursor(1000, 2))
+    log.append(event(3))
+    log.extend_back(START, [event(1), event(2)])
+    assert (data(log.since(log.floor)), log.floor) == (["3"], Cursor(1000, 2))

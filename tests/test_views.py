@@ -51,7 +51,8 @@ class TestStream:
 
     def test_head_opens_no_stream(self, client: Client) -> None:
         response = client.head(STREAM)
-        assert (response.status_code, response.content, response["Content-Type"]) == (200, b"", "text/event-stream")
+        assert (response.status_code, b"".join(response), response["Content-Type"]) == (200, b"", "text/event-stream")
+        assert not response.has_header("Content-Length")  # which GET has not
         assert get_hub().streams == 0
 
     def test_503_with_retry_after_when_no_more_fit(self, client: Client, settings: Settings) -> None:
@@ -90,6 +91,15 @@ class TestPoll:
             read.append([event["data"] for event in answer["events"]])
             cursor, more = answer["cursor"], answer.get("more", False)
         assert read == [["0", "1"], ["2", "3"], ["4"]]
+
+    def test_an_answer_is_no_longer_than_a_megabyte_and_an_event(self, client: Client) -> None:
+        cursor = poll(client)["cursor"]
+        for _ in range(40):
+            publish("clock", "x" * 60_000)
+        answers: list[Any] = []
+        while not answers or answers[-1].get("more"):
+            answers.append(poll(client, since=answers[-1]["cursor"] if answers else cursor))
+        assert [len(answer["events"]) for answer in answers] == [18, 18, 4]
 
     @pytest.mark.parametrize("cursor", ["nonsense", "1-1", "99999999999999-0", "\0"])
     def test_a_cursor_that_cannot_be_resumed_is_a_gap(self, client: Client, cursor: str) -> None:
@@ -133,3 +143,14 @@ class TestErrors:
         response = client.get(path, {"channel": [f"c{number}" for number in range(33)]})
         assert response.status_code == 400
         assert response.json() == {"error": "At most 32 channels fit in one request; this one names 33."}
+
+    def test_more_parameters_than_django_reads(self, client: Client, path: str) -> None:
+        response = client.get(path, {"x": range(1001)})
+        assert response.status_code == 400
+        assert response.json() == {"error": "A request has at most 1,000 parameters."}
+
+    def test_a_cursor_that_is_too_long(self, client: Client, path: str) -> None:
+        parameters = {"since": "1" * 42} if path == POLL else {"last_event_id": "1" * 42}
+        response = client.get(path, parameters)
+        assert response.status_code == 400
+        assert response.json() == {"error": "A cursor is at most 41 characters; this one has 42."}

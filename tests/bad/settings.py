@@ -50,6 +50,8 @@ match FAULT:
     case "no redis":
         EVENTS = {"BROKER": "redis://127.0.0.1"}
         sys.modules["redis"] = None  # type: ignore[assignment]
+    case "no rule":
+        EVENTS = {"AUTHORIZE": "tests.bad.nowhere.rule"}
     case "a small pool":
         EVENTS = {"BROKER": "db:"}
         DATABASES["default"] = {"ENGINE": "django.db.backends.postgresql", "OPTIONS": {"pool": {"max_size": 1}}}

@@ -335,3 +335,35 @@ def test_the_traffic_of_a_poll_is_what_was_asked_and_received(feed: FeedPage, fr
 def test_an_option_that_is_not_accepted_says_what_is(feed: FeedPage, options: dict[str, object], message: str) -> None:
     with pytest.raises(Error, match=message):
         feed.open(**options)
+
+
+def test_what_one_may_not_read_is_said_and_not_asked_for_again(feed: FeedPage, front: Proxy) -> None:
+    feed.open(channels=["private:news"], retry={"base": 86_400_000, "max": 86_400_000})
+    feed.wait_for_reason("not allowed (403): The channel 'private:news' is not for you to read.")
+    assert feed.told["states"] == ["connecting", "polling", "denied"]
+    feed.page.evaluate("new Promise((resolve) => setTimeout(resolve, 3 * feed.interval))")
+    assert (front.asked(broken.STREAM), front.asked(broken.POLL)) == (1, 1)
+
+
+def test_a_page_of_another_origin_reads_what_it_may_and_only_if_it_is_listed(page: Page, static_root: Path) -> None:
+    server = Server("uvicorn", static_root)
+    with proxy(server.port) as front:
+        server.events = {"ALLOWED_ORIGINS": [front.url]}
+        try:
+            server.start()
+            urls = {"stream": f"{server.url}/events/", "poll": f"{server.url}/events/poll/"}
+            page.goto(front.url + broken.BLANK)
+            feed = FeedPage(page)
+            feed.open(**urls)
+            feed.wait_for_state("streaming")
+            feed.page.evaluate("feed.close()")
+            feed.open(**urls | {"stream": None})
+            feed.wait_for_events(1)
+            feed.page.evaluate("feed.close()")
+            feed.open(**urls, channels=["private:news"])
+            feed.wait_for_state("denied")
+            page.goto(front.url.replace("127.0.0.1", "localhost") + broken.BLANK)
+            feed.open(**urls)
+            feed.wait_for_reason("could not be reached; asking again")
+        finally:
+            server.stop()

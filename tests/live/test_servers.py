@@ -73,8 +73,12 @@ def test_a_stream_that_the_client_has_left_ends(streaming: Server) -> None:
 
 
 def test_head_is_answered_without_a_stream(server: Server) -> None:
-    response = requests.head(f"{server.url}/events/", timeout=10)
-    assert (response.status_code, response.headers["Content-Type"]) == (200, "text/event-stream")
+    with requests.Session() as connection:
+        response = connection.head(f"{server.url}/events/", timeout=10)
+        assert (response.status_code, response.headers["Content-Type"]) == (200, "text/event-stream")
+        assert "Content-Length" not in response.headers  # as of GET nobody can know it
+        after = connection.get(f"{server.url}/events/poll/", timeout=10)  # would begin with what came after the head
+        assert after.status_code == 200
 
 
 def test_polling_works_and_answers_304_while_nothing_happens(server: Server) -> None:

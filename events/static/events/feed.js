@@ -260,7 +260,8 @@ export function openFeed({
     retryAt = NaN;
     openedAfter = cursor;
     polled.clear();
-    source = new EventSource(address(stream, "last_event_id"));
+    // With cookies also where the server is another origin, if it allows that at all.
+    source = new EventSource(address(stream, "last_event_id"), { withCredentials: true });
     for (const type of ["hello", "heartbeat", "reset", "error", ...types]) source.addEventListener(type, receive);
     silenceTimer = setTimeout(loseStream, helloTimeout, "the stream says nothing; a proxy on the way may hold it back");
     report("stream", 1, 0);
@@ -392,7 +393,8 @@ export function openFeed({
     let more = false;
     report("poll", 1, 0);
     try {
-      const response = await fetch(address(poll, "since"), { cache: "no-store", signal: mine.signal });
+      const options = { cache: "no-store", credentials: "include", signal: mine.signal };
+      const response = await fetch(address(poll, "since"), options);
       const body = await response.text();
       if (asking !== mine) return;
       report("poll", 0, answerSize(response, body), { elapsed: performance.now() - asked, cpu: cpuTime(response) });
@@ -408,14 +410,14 @@ export function openFeed({
 
   /** @returns {boolean} whether there is more to be had at once */
   function take(mine, response, answer) {
+    const said = answer?.error ? `: ${answer.error}` : "";
     if (REFUSALS.has(response.status)) {
       halt();
-      announce("denied", `${REFUSALS.get(response.status)} (${response.status})`);
+      announce("denied", `${REFUSALS.get(response.status)} (${response.status})${said}`);
       return false;
     }
     if (!response.ok || !Array.isArray(answer?.events)) {
       notBefore = performance.now() + retryAfter(response);
-      const said = answer?.error ? `: ${answer.error}` : "";
       stumble(response.ok ? "a poll was answered with something else" : `a poll was answered ${response.status}${said}`);
       return false;
     }
