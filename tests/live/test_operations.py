@@ -48,6 +48,12 @@ def streams_on(server: Server, count: int, stack: ExitStack) -> list[Stream]:
     return streams
 
 
+def wait_for_workers(server: Server, count: int) -> None:
+    """Return when so many have begun: one that is told to stop before does not hear it, and gunicorn waits in vain."""
+    while server.kind == "asgi" and server.log().count("EventWorker listening") < count:
+        pass
+
+
 @pytest.fixture(params=[("asgi", []), ("gthread", ["--threads", "16"])], ids=["EventWorker", "gthread"])
 def server(request: pytest.FixtureRequest, open_log: OpenLog, static_root: Path) -> Iterator[Server]:
     kind, arguments = request.param
@@ -92,6 +98,7 @@ def test_any_worker_tells_the_sum_of_all_and_those_that_are_replaced_take_nothin
         before = scrape(server)
         assert (before["events_streams_opened_total"], before["events_published_total"]) == (12, 5)
 
+        wait_for_workers(server, WORKERS + 1)
         assert server.process
         server.process.send_signal(signal.SIGHUP)
         while (seen := scrape(server))["events_streams"] > 0:
@@ -100,6 +107,7 @@ def test_any_worker_tells_the_sum_of_all_and_those_that_are_replaced_take_nothin
         # Those that were killed with their worker have no end that anybody saw.
         drained = seen["events_streams_closed_total drained"] + seen["events_streams_closed_total left"] - 4
         assert drained == before["events_streams"]
+    wait_for_workers(server, 2 * WORKERS + 1)
 
 
 def test_processes_that_come_and_go_leave_one_row_behind() -> None:
@@ -226,8 +234,7 @@ def test_streams_that_end_well_leave_no_line(static_root: Path) -> None:
 
 def test_workers_that_have_a_memory_each_are_warned_of_once(static_root: Path) -> None:
     with serve("asgi", static_root, "--workers", "2") as server:
-        while server.log().count("EventWorker listening") < 2:
-            pass
+        wait_for_workers(server, 2)
         assert server.log().count("EVENTS['BROKER'] is 'memory:', which each of the 2 workers has for itself") == 1
 
 
