@@ -33,3 +33,15 @@ def test_the_database_is_the_one_that_the_environment_names(tmp_path: Path) -> N
     done = manage("migrate", DJANGO_DEBUG="1", DATABASE_URL=f"sqlite:///{database}")
     assert done.returncode == 0, done.stderr
     assert database.exists()
+
+
+def test_a_site_that_is_served_by_https_answers_nothing_else_but_those_who_watch_it() -> None:
+    code = (
+        "from django.test import Client; ask = Client(headers={'host': 'example.org'}).get;"
+        "print(ask('/events/poll/')['Location'], ask('/events/health/').status_code);"
+        "print(ask('/events/poll/', secure=True)['Strict-Transport-Security'])"
+    )
+    environment = {"DJANGO_SECRET_KEY": "for tests only", "DJANGO_ALLOWED_HOSTS": "example.org"}
+    done = manage("shell", "-c", code, DJANGO_HTTPS="1", EVENTS_BROKER="memory:", **environment)
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-2:] == ["https://example.org/events/poll/ 200", "max-age=86400"]
