@@ -73,6 +73,7 @@ def check_deployment(**_: Any) -> list[CheckMessage]:
         *_middleware(),
         *_sessions(),
         *_heartbeat(config),
+        *_open_channels(),
     ]
 
 
@@ -316,6 +317,17 @@ def _heartbeat(config: Config) -> Iterator[CheckMessage]:
             f"is silent for {_IDLE_LIMIT:g}, Cloudflare for 100.",
             hint='EVENTS = {"HEARTBEAT": 15}',
             id="events.W011",
+        )
+
+
+def _open_channels() -> Iterator[CheckMessage]:
+    if "AUTHORIZE" not in getattr(settings, "EVENTS", {}):
+        yield Warn(
+            f"EVENTS['AUTHORIZE'] is not set, so {Config.AUTHORIZE} decides: whoever can reach this site may read any "
+            "channel whose name does not begin with user: or private:.",
+            hint=f'If that is meant: EVENTS = {{"AUTHORIZE": "{Config.AUTHORIZE}"}}. If not: the dotted path of a '
+            "function of yours, (request, channel) -> bool.",
+            id="events.W014",
         )
 
 

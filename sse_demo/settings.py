@@ -105,6 +105,8 @@ TIME_ZONE = "UTC"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 EVENTS = {
+    # What the demonstration shows is for everybody: its open channels are meant to be open.
+    "AUTHORIZE": "events.authorization.by_prefix",
     "BROKER": os.environ.get("EVENTS_BROKER", "db:"),
     "PUBLISH_TOKEN": os.environ.get("EVENTS_PUBLISH_TOKEN", ""),
     "METRICS_TOKEN": os.environ.get("EVENTS_METRICS_TOKEN", ""),

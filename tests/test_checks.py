@@ -13,7 +13,7 @@ from events import checks
 from tests.live.servers import ROOT
 from tests.test_settings import manage
 
-EVERYTHING = {"E003", "I009", "W001", "W003", "W004", "W005", "W007", "W008", "W010", "W011", "W012"}
+EVERYTHING = {"E003", "I009", "W001", "W003", "W004", "W005", "W007", "W008", "W010", "W011", "W012", "W014"}
 INSTEAD = {
     "no ASGI application": "W002",
     "a broken ASGI application": "E004",
@@ -24,6 +24,8 @@ INSTEAD = {
     "no rule": "E005",
     "a small pool": "W006",
 }
+
+MEANT = {"AUTHORIZE": "events.authorization.by_prefix"}
 
 
 def reported(fault: str) -> set[str]:
@@ -71,15 +73,15 @@ def test_every_check_is_documented() -> None:
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("EVENTS", {"BROKER": "db:", "HEARTBEAT": 59.9}),
-        ("EVENTS", {"BROKER": "redis://127.0.0.1:1"}),  # that nobody answers there is not for a check to find
-        ("EVENTS", {"BROKER": "db:default", "METRICS_TOKEN": "secret"}),
+        ("EVENTS", MEANT | {"BROKER": "db:", "HEARTBEAT": 59.9}),
+        ("EVENTS", MEANT | {"BROKER": "redis://127.0.0.1:1"}),  # that nobody answers there is not for a check to find
+        ("EVENTS", MEANT | {"BROKER": "db:default", "METRICS_TOKEN": "secret"}),
         ("SESSION_ENGINE", "django.contrib.sessions.backends.cache"),
         ("WSGI_APPLICATION", "mysite.wsgi.application"),
     ],
 )
 def test_what_is_right_is_not_reported(settings: Settings, setting: str, value: Any) -> None:
-    settings.EVENTS = {}
+    settings.EVENTS = MEANT
     setattr(settings, setting, value)
     assert found(settings) == set()
 
@@ -89,7 +91,7 @@ def test_what_is_right_is_not_reported(settings: Settings, setting: str, value: 
 def test_compressing_middleware_that_spares_streams_is_right_in_any_place(
     settings: Settings, client: Client, first: bool
 ) -> None:
-    settings.EVENTS = {"BROKER": "memory:"}
+    settings.EVENTS = MEANT | {"BROKER": "memory:"}
     gzip, others = ["django.middleware.gzip.GZipMiddleware"], settings.MIDDLEWARE
     settings.MIDDLEWARE = gzip + others if first else others + gzip
     assert found(settings) == {"W001"}
