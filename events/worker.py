@@ -5,6 +5,7 @@ fan-out, listens with the backlog that is configured, stops as soon as it is tol
 """
 
 import asyncio
+import gc
 import os
 from contextlib import suppress
 from typing import Any
@@ -58,6 +59,7 @@ class EventWorker(ASGIWorker):  # type: ignore[misc]  # untyped
 
     async def _serve(self) -> None:
         self.fan_out = FanOut(self.loop)
+        gc.freeze()  # what is loaded by now stays: not to be walked through again for each crowd of new streams
         await self._start_application()
         self._warn()
         ssl = self._get_ssl_context()
