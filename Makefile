@@ -1,11 +1,11 @@
-# make run | serve | test | check | chaos | bench | bench-publish
+# make run | serve | test | check | fuzz | test-matrix | audit | chaos | bench | bench-publish
 #   PORT=8123 to choose the port, PYTHON=python3.13 the interpreter
 
 PORT ?= 8000
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run serve test check chaos bench bench-publish clean
+.PHONY: run serve test check fuzz test-matrix audit chaos bench bench-publish clean
 
 run: .venv/run.stamp
 	DJANGO_DEBUG=1 $(BIN)/python manage.py migrate --verbosity 0
@@ -28,11 +28,32 @@ check: .venv/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The tests with the oldest and the newest versions, each in its own environment. The interpreters are those on PATH or
+# pyenv's; PYTHON313=/opt/python/bin/python3 names another one.
+MATRIX ?= 3.11-django-5.2 3.13-django-6.1
+
+test-matrix: $(MATRIX:%=test-%)
+
+test-%: .venv/%.stamp
+	.venv/$*/bin/python -m tests.browser.chromium
+	.venv/$*/bin/python -m tests.systemd
+	.venv/$*/bin/python -m pytest $(ARGS)
+
+# Known vulnerabilities in what is installed, as the package index knows them.
+audit: .venv/dev.stamp .venv/audit.stamp
+	.venv/audit/bin/pip-audit --strict --vulnerability-service pypi \
+		--path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
 # make chaos BROKER=redis: SECONDS=300
 chaos: BROKER ?= db:
 chaos: SECONDS ?= 300
 chaos: .venv/dev.stamp
 	$(BIN)/python -m tests.chaos --broker $(BROKER) --seconds $(SECONDS)
+
+# make fuzz CASES=5000 for each property; then what clients do that mean harm, with ten times as many of them
+fuzz: .venv/dev.stamp
+	$(BIN)/python -m tests.fuzz
+	STREAMS=10000 $(BIN)/python -m pytest tests/live/test_abuse.py
 
 bench-publish: .venv/dev.stamp
 	$(BIN)/python -m benchmarks.publish
@@ -47,6 +68,22 @@ clean:
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
+
+.venv/audit.stamp: | .venv/bin/python
+	$(BIN)/python -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	@touch $@
+
+version = $(firstword $(subst -, ,$*))
+
+.PRECIOUS: .venv/%.stamp
+.venv/%.stamp: requirements.txt requirements-compare.txt requirements-dev.txt
+	@mkdir -p .venv
+	@for python in "$(PYTHON$(subst .,,$(version)))" python$(version) "$$(pyenv prefix $(version) 2>/dev/null)/bin/python"; do \
+		"$$python" -c "" 2>/dev/null && exec "$$python" -m venv --clear .venv/$*; \
+	done; echo "No Python $(version): install it, or name it with PYTHON$(subst .,,$(version))=PATH." >&2; exit 1
+	.venv/$*/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt "Django==$(lastword $(subst -, ,$*)).*"
+	@touch $@
 
 .venv/run.stamp: requirements.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt

@@ -8,11 +8,14 @@ which does both. Every request is answered as Django's own handler answers it, b
 """
 
 import asyncio
+import math
+import string
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, suppress
 from functools import lru_cache
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import django
 from django.conf import settings
@@ -69,6 +72,8 @@ class EventStreamHandler(ASGIHandler):
             await _lifespan(receive, send)
             return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if not scope.get("query_string", b"").isascii():  # Django answers 400, with a traceback in its log
+            scope = scope | {"query_string": quote(scope["query_string"], safe=string.printable).encode()}
         if scope["type"] == "http" and _runs_in_one_thread(path, settings.ROOT_URLCONF):
             if stream := await self._answer(scope, receive, send):
                 await self._serve(stream, scope, receive, send)
@@ -105,7 +110,7 @@ class EventStreamHandler(ASGIHandler):
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> EventStream | None:
         """A whole request in one go: sends the response, or the head of a stream, which is returned."""
         try:
-            body = await self.read_body(receive)
+            body = await self.read_body(_limited(scope, receive))
         except RequestAborted:
             return None
         loop = asyncio.get_running_loop()
@@ -140,6 +145,24 @@ class EventStreamHandler(ASGIHandler):
             if stream or not response.streaming:
                 response.close()
             return response, stream
+
+
+def _limited(scope: Scope, receive: Receive) -> Receive:
+    """Of a body that is longer than Django takes into memory, no more than shows that it is.
+
+    Django itself keeps all of it on disk until somebody asks for it, who is then told that it is too long.
+    """
+    left: float = settings.DATA_UPLOAD_MAX_MEMORY_SIZE or math.inf
+    announced = dict(scope["headers"]).get(b"content-length", b"")
+    is_too_long = announced.isdigit() and float(announced) > left
+
+    async def receive_some() -> Message:
+        nonlocal left
+        message = {"type": "http.request"} if is_too_long else await receive()
+        left -= len(message.get("body", b""))
+        return message if left >= 0 else {**message, "more_body": False}
+
+    return receive_some
 
 
 class _Sender:
@@ -181,7 +204,8 @@ class _Receiver:
 def in_one_thread(view: _View) -> _View:
     """Mark a sync view whose whole request EventStreamHandler runs in one thread: cheaper, but one of THREADS.
 
-    The mark goes through decorators that use functools.wraps, as Django's own do.
+    The mark goes through decorators that use functools.wraps, as Django's own do. Not for uploads: of a body no more
+    is read than DATA_UPLOAD_MAX_MEMORY_SIZE.
     """
     vars(view)["in_one_thread"] = True
     return view

@@ -167,10 +167,13 @@ def publish_event(request: HttpRequest) -> HttpResponse:
 
 def accept_event(request: HttpRequest) -> HttpResponse:
     """Publish the event in the body, for those who may: that has been found out."""
+    limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     try:
+        if limit is not None and len(request.body) > limit:  # Django looks at Content-Length, which not all have
+            raise RequestDataTooBig
         body = json.loads(request.body)
     except RequestDataTooBig:
-        return error(413, f"A body is at most {settings.DATA_UPLOAD_MAX_MEMORY_SIZE:,} bytes.")
+        return error(413, f"A body is at most {limit:,} bytes.")
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict) or not {"channel", "data"} <= body.keys() <= {"channel", "data", "type"}:

@@ -1,12 +1,15 @@
 """gunicorn's worker for streams: `worker_class = "events.worker.EventWorker"`.
 
-gunicorn's own `asgi` worker, and four things that it does not do: it hands the connections of streams over to the
-fan-out, listens with the backlog that is configured, stops as soon as it is told to, and ends all streams then.
+gunicorn's own `asgi` worker, and five things that it does not do: it hands the connections of streams over to the
+fan-out, listens with the backlog that is configured, stops as soon as it is told to, and ends all streams then; and
+it closes the connections of clients that neither finish their request nor take their answer.
 """
 
 import asyncio
 import gc
+import math
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -27,6 +30,8 @@ from events.metrics import counters
 from events.streams import EventStream
 
 _LOOK = 1.0  # seconds between two signs of life to the arbiter
+_PATIENCE = 30.0  # seconds, where gunicorn's `timeout` is 0: its default
+_SLOWEST = 500  # bytes a second that a body has to come with; slower is no upload
 
 
 class EventWorker(ASGIWorker):  # type: ignore[misc]  # untyped
@@ -109,15 +114,84 @@ class EventWorker(ASGIWorker):  # type: ignore[misc]  # untyped
 
 
 class _Connection(ASGIProtocol):  # type: ignore[misc]  # untyped
-    """gunicorn's protocol for one connection, until a stream takes it."""
+    """gunicorn's protocol for one connection, until a stream takes it, and with an end to what never comes.
+
+    In seconds, of gunicorn's settings: `timeout` for the first head, `keepalive` for each later one (gunicorn sees to
+    that itself), `timeout` and one more for each 500 bytes for a body, and `timeout` in which an answer that waits
+    for its reader does not get shorter. A connection without a request is closed without a word, one without a body
+    after 408.
+    """
+
+    _arrival: asyncio.TimerHandle | None = None
+    _departure: asyncio.TimerHandle | None = None
+    _due = 0.0  # by the loop's clock, when what is expected has to have come
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self.worker.connections.add(self)
         super().connection_made(transport)
+        self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.worker.connections.discard(self)
+        _cancel(self._arrival)
+        _cancel(self._departure)
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._look_at_departure(math.inf)
+
+    def resume_writing(self) -> None:
+        _cancel(self._departure)
+        super().resume_writing()
+
+    @property
+    def _patience(self) -> float:
+        return self.cfg.timeout or _PATIENCE
+
+    def _on_headers_complete(self) -> bool:
+        skips_body: bool = super()._on_headers_complete()
+        _cancel(self._arrival)
+        if self._current_request.content_length or self._current_request.chunked:
+            self._expect()
+        return skips_body
+
+    def _on_body(self, chunk: bytes) -> None:
+        self._due += len(chunk) / _SLOWEST
+        super()._on_body(chunk)
+
+    def _on_message_complete(self) -> None:
+        _cancel(self._arrival)
+        super()._on_message_complete()
+
+    def _expect(self) -> None:
+        self._due = self.worker.loop.time() + self._patience
+        self._arrival = self.worker.loop.call_at(self._due, self._look_at_arrival)
+
+    def _look_at_arrival(self) -> None:
+        loop = self.worker.loop
+        if self._reading_paused:  # it is not the client that keeps us waiting
+            self._due = loop.time() + self._patience
+        if loop.time() < self._due:
+            self._arrival = loop.call_at(self._due, self._look_at_arrival)
+        elif self._current_request:
+            self._body_receiver._body_wait_expired = True  # as gunicorn says it when nothing at all comes
+            self._body_receiver._wake_waiter()
+        elif not self.reader:  # else it speaks HTTP/2 or uWSGI's protocol, which gunicorn limits by other means
+            self._keepalive_timeout()
+
+    def _look_at_departure(self, before: float) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left < before:
+            self._departure = self.worker.loop.call_later(self._patience, self._look_at_departure, left)
+        else:
+            self.transport.abort()
+
+    def _send_error_response(self, status: int, message: str, extra_headers: Iterable[tuple[str, str]] = ()) -> None:
+        # gunicorn blames the application, which was told of a disconnect and so had nothing to answer.
+        if status == 500 and self._body_receiver and self._body_receiver._body_wait_expired:
+            status, message = 408, "The body of the request did not come in time."
+        super()._send_error_response(status, message, extra_headers)
 
     def close_if_idle(self) -> None:
         """Close a connection that is kept alive for a request that may never come."""
@@ -139,3 +213,8 @@ class _Connection(ASGIProtocol):  # type: ignore[misc]  # untyped
         self._task = None  # it ends by itself now, and needs no timer that would see to it and keep all of this
         self.connection_lost(None)
         self.worker.fan_out.take(transport, stream, chunked=chunked, paused=self._flow_control.write_paused)
+
+
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
+    if timer:
+        timer.cancel()

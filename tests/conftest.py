@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from events.hub import close_hub
 from tests.brokers import open_log
@@ -14,6 +15,11 @@ from tests.services import postgresql_server, valkey_server
 
 __all__ = ["open_log", "postgresql_server", "valkey_server"]
 
+
+# Without a deadline: a busy machine is no fault. `make fuzz` looks for what is new, the tests for what was promised.
+settings.register_profile("test", deadline=None, derandomize=True, max_examples=60)
+settings.register_profile("fuzz", deadline=None, max_examples=int(os.environ.get("CASES", 1_000)))
+settings.load_profile("test")
 
 # A job in the background ignores SIGINT, and so does all that it starts: but not what these tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -71,6 +71,16 @@ def test_a_cursor_comes_back_as_it_was(major: int, minor: int) -> None:
     assert Cursor.parse(str(Cursor(major, minor))) == (major, minor)
 
 
+@given(st.text() | st.from_regex(r"\d+-\d+"))
+def test_any_text_is_a_cursor_or_a_gap(text: str) -> None:
+    try:
+        cursor = Cursor.parse(text)
+    except Gap:
+        return
+    assert Cursor.parse(str(cursor)) == cursor
+    assert min(cursor) >= 0
+
+
 @given(
     gaps=st.lists(st.integers(1, 3), max_size=40),
     capacity=st.integers(1, 20),

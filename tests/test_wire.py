@@ -132,17 +132,18 @@ def test_any_event_comes_back_as_it_was(id: str | None, type: str, data: str) ->
 
 
 @given(
-    data=st.lists(st.sampled_from([b"data", b"id", b"event", b"retry", b":", b" ", b"\n", b"\r", b"x", "é".encode()])),
+    data=st.lists(
+        st.sampled_from([b"data", b"id", b"event", b"retry", b":", b" ", b"\n", b"\r", b"\0", b"7", "é".encode()])
+        | st.binary(max_size=3)
+    ),
     places=st.lists(st.integers(0, 1000)),
 )
-def test_any_cutting_gives_the_same_events(data: list[bytes], places: list[int]) -> None:
+def test_any_bytes_can_be_read_and_any_cutting_gives_the_same_events(data: list[bytes], places: list[int]) -> None:
     stream = b"".join(data)
-    assert decode(*cut(stream, places)) == decode(stream)
-
-
-@given(st.binary())
-def test_any_bytes_can_be_read(data: bytes) -> None:
-    decode(data)
+    whole, pieces = Decoder(), Decoder()
+    events = list(whole.feed(stream))
+    assert [event for piece in cut(stream, places) for event in pieces.feed(piece)] == events
+    assert (pieces.last_event_id, pieces.retry) == (whole.last_event_id, whole.retry)
 
 
 @pytest.mark.parametrize("bad", ["a\nb", "a\rb", "a\0b"])

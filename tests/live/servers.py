@@ -85,9 +85,9 @@ class Server:
     def _log_file(self) -> Path:
         return self.static_root.parent / f"server-{self.port}.log"
 
-    def start(self) -> None:
-        values = {"address": f"127.0.0.1:{self.port}", "host": "127.0.0.1", "port": str(self.port)}
-        environment = os.environ | {
+    @property
+    def _environment(self) -> dict[str, str]:
+        return os.environ | {
             "DJANGO_SETTINGS_MODULE": "tests.live.settings",
             "DJANGO_SECRET_KEY": "for tests only",
             "TEST_STATIC_ROOT": str(self.static_root),
@@ -95,12 +95,19 @@ class Server:
             "PYTHONUNBUFFERED": "1",
             **self.environment,
         }
+
+    def manage(self, *arguments: str) -> None:
+        """Run a command of manage.py with the settings of this server."""
+        subprocess.run([sys.executable, "manage.py", *arguments], cwd=ROOT, env=self._environment, check=True)
+
+    def start(self) -> None:
+        values = {"address": f"127.0.0.1:{self.port}", "host": "127.0.0.1", "port": str(self.port)}
         command = [part.format(**values) for part in self.command or COMMANDS[self.kind]]
         with self._log_file.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, *command, *self.arguments],
                 cwd=ROOT,
-                env=environment,
+                env=self._environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -1,5 +1,6 @@
 """What README tells a reader to do in a project of their own, done to the letter in a fresh one."""
 
+import importlib.metadata
 import os
 import re
 import shlex
@@ -8,12 +9,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import requests
+from playwright.sync_api import expect, sync_playwright
 
+from tests.browser import chromium
+from tests.browser.conftest import ARGUMENTS
 from tests.live.servers import ROOT, Stream, free_port, wait_for
+
+SECTION = "Use it in your project"
 
 
 def blocks(heading: str) -> dict[str, str]:
@@ -23,59 +29,138 @@ def blocks(heading: str) -> dict[str, str]:
     return {f"{language}{number}": code for number, (language, code) in enumerate(found)}
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    run(tmp_path, "-m", "django", "startproject", "mysite", ".")
-    shutil.copytree(ROOT / "events", tmp_path / "events")
-    code = blocks("Use it in your project")
-    with (tmp_path / "mysite" / "settings.py").open("a") as settings:
-        settings.write(code["python0"])
-    with (tmp_path / "mysite" / "urls.py").open("a") as urls:
-        urls.write("from django.urls import include\n" + code["python1"])
-    run(tmp_path, "manage.py", "migrate", "--verbosity", "0")
-    return tmp_path
+@dataclass
+class Project:
+    """A fresh project in a directory, with the app as one of the two ways in README brings it there."""
 
+    directory: Path
+    python: str
 
-def run(directory: Path, *arguments: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=directory, env=environment, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@contextmanager
-def runserver(directory: Path) -> Iterator[str]:
-    url = f"http://127.0.0.1:{free_port()}"
-    environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
-    log = directory / "runserver.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "manage.py", "runserver", "--noreload", url.removeprefix("http://")],
-            cwd=directory,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+    def run(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [self.python, *arguments],
+            cwd=self.directory,
+            env=without_settings(),
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
-    try:
-        wait_for(url, process, log)
-        yield url
-    finally:
-        process.kill()
-        process.wait()
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
+    @contextmanager
+    def runserver(self) -> Iterator[str]:
+        url = f"http://127.0.0.1:{free_port()}"
+        log = self.directory / "runserver.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [self.python, "manage.py", "runserver", "--noreload", url.removeprefix("http://")],
+                cwd=self.directory,
+                env=without_settings(),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            wait_for(url, process, log)
+            yield url
+        finally:
+            process.kill()
+            process.wait()
 
-def test_a_fresh_project_has_its_first_event_by_following_the_readme(project: Path) -> None:
-    command = blocks("Use it in your project")["sh3"]
-    with runserver(project) as url, Stream(url, channel="news") as stream:
-        stream.next("hello")
-        program, *arguments = shlex.split(command)
+    def publish(self) -> str:
+        """Publishes with the command in README, and returns the id that it prints."""
+        program, *arguments = shlex.split(blocks(SECTION)["sh3"])
         assert program == "python"
-        event_id = run(project, *arguments).strip()
+        return self.run(*arguments).strip()
+
+
+def without_settings() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+
+
+def install(directory: Path) -> str:
+    """Install the app as a package where there is nothing but Django. Returns the interpreter there."""
+    source = directory / "source"  # a copy, as building leaves its traces
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "__pycache__", "build", "staticfiles"))
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory / "venv"], check=True)
+    python = str(directory / "venv" / "bin" / "python")
+    [packages] = (directory / "venv").glob("lib/python*/site-packages")
+    for name in ("django", "asgiref", "sqlparse"):  # the versions that are tested here
+        distribution = importlib.metadata.distribution(name)
+        for path in {file.parts[0] for file in distribution.files or [] if file.parts[0] != ".."}:
+            (packages / path).symlink_to(Path(str(distribution.locate_file(path))))
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(directory), str(source))
+    [wheel] = directory.glob("*.whl")
+    pip("--python", python, "install", "--no-index", str(wheel))
+    return python
+
+
+def pip(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments], check=True)
+
+
+@pytest.fixture(scope="module", params=["copied", "installed"])
+def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    directory = tmp_path_factory.mktemp("project")
+    if request.param == "installed":
+        project = Project(directory, install(tmp_path_factory.mktemp("installed")))
+    else:
+        project = Project(directory, sys.executable)
+        shutil.copytree(ROOT / "events", directory / "events")
+    project.run("-m", "django", "startproject", "mysite", ".")
+    code = blocks(SECTION)
+    with (directory / "mysite" / "settings.py").open("a") as settings:
+        settings.write(code["python0"])
+    guide = (ROOT / "docs" / "feed.md").read_text().split("```html\n")[1].split("```")[0]
+    for name, html in {"news": code["html2"], "orders": guide}.items():
+        (directory / f"{name}.html").write_text(f"<!doctype html><title>{name}</title><body>{html}</body>")
+    with (directory / "mysite" / "urls.py").open("a") as urls:
+        urls.write("from django.urls import include, re_path\n" + code["python1"])
+        urls.write("from django.views.static import serve\n")
+        urls.write(
+            f"urlpatterns += [re_path(r'^(?P<path>\\w+[.]html)$', serve, {{'document_root': {str(directory)!r}}})]\n"
+        )
+    project.run("manage.py", "migrate", "--verbosity", "0")
+    return project
+
+
+installed = pytest.mark.parametrize("project", ["installed"], indirect=True)
+
+
+def test_a_fresh_project_has_its_first_event_by_following_the_readme(project: Project) -> None:
+    with project.runserver() as url, Stream(url, channel="news") as stream:
+        stream.next("hello")
+        event_id = project.publish()
         event = stream.next("message")
         assert (event.id, event.data) == (event_id, '{"text":"hello"}')
-        assert requests.get(f"{url}/static/events/feed.js", timeout=10).status_code == 200
+
+
+@installed
+def test_the_first_event_is_seen_in_a_browser(project: Project) -> None:
+    with project.runserver() as url, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium.find(), args=ARGUMENTS)
+        page = browser.new_page()
+        with page.expect_response(lambda response: "/events/?" in response.url):
+            page.goto(f"{url}/news.html")
+        project.publish()
+        expect(page.locator("body")).to_contain_text('{"text":"hello"}')
+        with page.expect_response(lambda response: "/events/?" in response.url):
+            page.goto(f"{url}/orders.html")
+        project.run("manage.py", "publish", "orders", "shipped")
+        expect(page.locator("output")).to_have_text('"shipped"')
+        browser.close()
+
+
+@installed
+def test_the_package_is_the_whole_app_and_nothing_else(project: Project) -> None:
+    [installed] = Path(project.python).parent.parent.glob("lib/python*/site-packages")
+    assert files_in(installed / "events") == files_in(ROOT / "events")
+    assert not [path for path in installed.iterdir() if path.name in ("tests", "sse_demo", "benchmarks")]
+
+
+def files_in(package: Path) -> set[str]:
+    files = (path.relative_to(package) for path in package.rglob("*") if path.is_file())
+    return {str(path) for path in files if "__pycache__" not in path.parts}
 
 
 def test_the_section_keeps_its_promise_to_be_short() -> None:

@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import threading
@@ -43,11 +44,18 @@ def stream_view(request: HttpRequest) -> HttpResponseBase:
     return views.stream(request)
 
 
+def objects_view(request: HttpRequest) -> JsonResponse:
+    """How many objects this process holds that nothing but a reference could let go."""
+    gc.collect()
+    return JsonResponse({"objects": len(gc.get_objects())})
+
+
 urlpatterns = [
     path("test/events/", stream_view),
     path("test/publish/", publish_view),
     path("test/transaction/", transaction_view),
     path("test/process/", process_view),
     path("events/test/connection/", connection_view),
+    path("test/objects/", objects_view),
     path("", include("sse_demo.urls")),
 ]
