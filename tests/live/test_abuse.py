@@ -9,7 +9,6 @@ import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from http.client import IncompleteRead
 from pathlib import Path
 from typing import Any
 
@@ -141,17 +140,16 @@ def test_those_who_never_finish_a_request_are_cut_off_and_nobody_waits_for_them(
         assert (accepted.status, json.loads(accepted.read())["id"]) == (201, stream.next("message").id)
 
 
-def test_an_answer_that_nobody_takes_is_given_up(server: Server) -> None:
+def test_answers_that_nobody_takes_are_given_up(server: Server) -> None:
     cursor = server.publish("a", 0)
-    for _ in range(150):
+    for _ in range(50):
         server.publish("a", LARGE)
     with Connection(server, receive_buffer=4096) as mute:
-        mute.ask(f"/events/poll/?channel=a&since={cursor}")
-        answer = mute.answer()
+        for _ in range(50):  # more than the buffers of both sockets hold
+            mute.ask(f"/events/poll/?channel=a&since={cursor}")
         while is_held(server, mute.socket):
             server.poll()
-        with pytest.raises((ConnectionError, IncompleteRead)):
-            answer.read()
+        assert last_words(mute.socket).count(b"HTTP/1.1 200 OK") < 50
 
 
 @pytest.mark.parametrize(
