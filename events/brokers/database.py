@@ -320,13 +320,12 @@ def _sqlite_changes(connection: BaseDatabaseWrapper, follower: Follower) -> Gene
                 yield
             if not watch:
                 follower.wait(_SQLITE_INTERVAL)
-            elif pause < _SWEEP:
-                # Written, and not yet to be seen: that comes after the disk has it. And when it is seen, the next
-                # one may already be on its way, and announced.
-                follower.wait(pause)
-                pause *= 5
-            else:
-                follower.wait(_SWEEP, watch.fileno())
+                continue
+            # What was written can be seen a little later, once the disk has it; and when it is seen, the next one may
+            # be on its way, and announced. So asking goes on, ever more slowly; at first without listening, as there
+            # may be no end of writing.
+            follower.wait(pause, None if pause == _SQLITE_SOON else watch.fileno())
+            pause = min(pause * 5, _SWEEP)
 
 
 def _watch_sqlite(path: Path) -> FileWatch | None:
