@@ -20,7 +20,7 @@ serve: .venv/run.stamp
 
 test: .venv/dev.stamp
 	$(BIN)/python -m tests.browser.chromium
-	$(BIN)/python -m tests.systemd
+	$(BIN)/python -m tests.debian
 	$(BIN)/python -m pytest $(ARGS)
 
 check: .venv/dev.stamp
@@ -36,7 +36,7 @@ test-matrix: $(MATRIX:%=test-%)
 
 test-%: .venv/%.stamp
 	.venv/$*/bin/python -m tests.browser.chromium
-	.venv/$*/bin/python -m tests.systemd
+	.venv/$*/bin/python -m tests.debian
 	.venv/$*/bin/python -m pytest $(ARGS)
 
 # Known vulnerabilities in what is installed, as the package index knows them.

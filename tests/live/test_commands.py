@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ def make(target: str, directory: Path) -> Iterator[str]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             # What is installed already need not be asked about again.
-            ["make", "--old-file", ".venv/run.stamp", target, f"PORT={port}"],
+            ["make", "--old-file", ".venv/run.stamp", target, f"PORT={port}", f"BIN={Path(sys.executable).parent}"],
             cwd=ROOT,
             env=environment | {"DATABASE_URL": f"sqlite:///{directory / 'db.sqlite3'}"},
             stdout=output,
