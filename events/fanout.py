@@ -137,7 +137,9 @@ class _Group:
             connection.end(connection.stream.ending())
 
     def discard(self, connection: "_Connection") -> None:
-        self.streams.discard(connection)
+        if connection not in self.streams:
+            return  # it was ended here, and its transport says so later, when others may be a group in our place
+        self.streams.remove(connection)
         self._ready.discard(connection)
         if not self.streams:
             self._hub.ignore(self)
