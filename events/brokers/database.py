@@ -343,11 +343,15 @@ def _watch_sqlite(path: Path) -> FileWatch | None:
 
 def _postgresql_changes(connection: BaseDatabaseWrapper, follower: Follower) -> Generator[None, None, None]:
     driver = connection.connection
+
+    def poke(_: Any) -> None:
+        follower.poke()
+
     # A notification that comes in with the answer to a query is taken by the driver and handed to this.
-    driver.add_notify_handler(lambda _: follower.poke())
-    with connection.cursor() as cursor:
-        cursor.execute(f"LISTEN {_NOTIFICATION}")
+    driver.add_notify_handler(poke)
     try:
+        with connection.cursor() as cursor:
+            cursor.execute(f"LISTEN {_NOTIFICATION}")
         while True:
             yield
             follower.wait(_SWEEP, driver.pgconn.socket)
@@ -355,9 +359,10 @@ def _postgresql_changes(connection: BaseDatabaseWrapper, follower: Follower) -> 
                 driver.pgconn.consume_input()
                 while driver.pgconn.notifies():
                     pass
-    finally:
+    finally:  # the connection may go back into a pool
+        driver.remove_notify_handler(poke)
         with suppress(DatabaseError, InterfaceError), connection.cursor() as cursor:
-            cursor.execute(f"UNLISTEN {_NOTIFICATION}")  # the connection may go back into a pool
+            cursor.execute(f"UNLISTEN {_NOTIFICATION}")
 
 
 def _unknown_changes(follower: Follower) -> Generator[None, None, None]:
