@@ -115,6 +115,7 @@ class _Group:
         self._ready: set[_Connection] = set()  # not level, and able to write
         self._last = time.monotonic()  # when the level ones were written to
         self._is_silent = False
+        self._revocations = hub.revocations
         self._reader = hub.listen(self, fan_out.loop)
 
     @property
@@ -167,6 +168,7 @@ class _Group:
         except Gap:  # it was a long pass, or a short log
             for connection in level:
                 connection.fall(before)
+        self._end_revoked()  # after reading: they get nothing of what came after
         payload = _join(events)
         if self._reader.cursor < self._hub.log.head or len(self._ready) > _CATCH_UP:
             self.ring()  # there is more to do than this pass does
@@ -185,7 +187,7 @@ class _Group:
             counters.observe([event.time for event in events], time.time(), written)
 
     def look(self, now: float, patience: float) -> tuple[int, int]:
-        """Look for silence, old age, revocations, and those who take nothing of what the log no longer has.
+        """Look for silence, old age, and those who take nothing of what the log no longer has.
 
         Returns how many streams are slow, and how many were cut.
         """
@@ -199,8 +201,6 @@ class _Group:
             if is_slow and connection.place[0] < floor:
                 connection.end("cut")
                 cut += 1
-            elif connection.stream.subscription.is_revoked:
-                connection.end("revoked")
             elif now >= connection.stream.expires:
                 connection.end("aged")
             else:
@@ -236,6 +236,14 @@ class _Group:
         if payload := connection.stream.read():
             connection.write(self.wrap(payload))
         self.settle(connection)
+
+    def _end_revoked(self) -> None:
+        if self._revocations == self._hub.revocations:
+            return
+        self._revocations = self._hub.revocations
+        for connection in list(self.streams):
+            if connection.stream.subscription.is_revoked:
+                connection.end("revoked")
 
     def abort(self) -> None:
         for connection in list(self.streams):

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from pytest_django.fixtures import Settings
 
+from events import publish, revoke
 from events.fanout import FanOut
 from events.hub import get_hub
 from events.metrics import counters
@@ -61,7 +62,24 @@ def test_a_connection_that_lingers_takes_nothing_from_who_came_after_it(settings
             stream.expires = asyncio.get_running_loop().time() + age
             fan_out.take(transport, stream, chunked=False, paused=False)
         before.protocol.connection_lost(None)
-        # Heartbeats come from where old age and revocations are looked for as well.
+        # Heartbeats come from where old age is looked for as well.
         assert await asyncio.wait_for(after.written.get(), 10) == HEARTBEAT
+
+    asyncio.run(scenario())
+
+
+def test_who_may_read_no_more_gets_nothing_that_is_published_after_that() -> None:
+    async def scenario() -> None:
+        fan_out = FanOut(asyncio.get_running_loop())
+        transports = {user: LingeringTransport() for user in ("7", "8")}
+        for user, transport in transports.items():
+            stream = EventStream(get_hub().subscribe(["a"], 10, user))
+            fan_out.take(transport, stream, chunked=False, paused=False)
+        revoke(7)
+        publish("a", "secret")
+        written = {user: await asyncio.wait_for(transport.written.get(), 10) for user, transport in transports.items()}
+        assert written["7"].startswith(b"retry: ")
+        assert b"secret" in written["8"]
+        assert transports["7"].written.empty()
 
     asyncio.run(scenario())
