@@ -6,8 +6,9 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from events import publish, revoke
-from events.fanout import FanOut
+from events.fanout import FanOut, _Group
 from events.hub import get_hub
+from events.log import Cursor
 from events.metrics import counters
 from events.streams import HEARTBEAT, EventStream
 from events.wire import Event
@@ -81,5 +82,36 @@ def test_who_may_read_no_more_gets_nothing_that_is_published_after_that() -> Non
         assert written["7"].startswith(b"retry: ")
         assert b"secret" in written["8"]
         assert transports["7"].written.empty()
+
+    asyncio.run(scenario())
+
+
+def test_streams_that_are_ahead_of_this_process_are_waited_for_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = 0
+    visit = _Group.visit
+
+    async def counting(group: _Group) -> None:
+        nonlocal passes
+        passes += 1
+        await visit(group)
+
+    monkeypatch.setattr(_Group, "visit", counting)
+
+    async def scenario() -> None:
+        fan_out = FanOut(asyncio.get_running_loop())
+        transports = [LingeringTransport() for _ in range(100)]
+        for transport in transports:
+            stream = EventStream(get_hub().subscribe(["a"], 100))
+            stream.subscription.cursor = Cursor(get_hub().log.head.major, 1)
+            fan_out.take(transport, stream, chunked=False, paused=False)
+        get_hub().show(Event(None, "a", "message", "tick"))
+        for transport in transports:
+            assert b"tick" in await asyncio.wait_for(transport.written.get(), 10)
+        await asyncio.sleep(0.05)
+        assert passes < 10
+        publish("a", "theirs already")
+        publish("a", "news")
+        for transport in transports:
+            assert b"news" in await asyncio.wait_for(transport.written.get(), 10)
 
     asyncio.run(scenario())
