@@ -13,6 +13,7 @@ import string
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, suppress
+from contextvars import Context, copy_context
 from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -20,6 +21,7 @@ from urllib.parse import quote
 import django
 from django.conf import settings
 from django.core import signals
+from django.core.cache import caches
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.core.handlers.base import BaseHandler
@@ -65,7 +67,7 @@ class EventStreamHandler(ASGIHandler):
         super().__init__()
         self._sync = BaseHandler()
         self._sync.load_middleware()
-        self._threads = ThreadPoolExecutor(THREADS, "events-request")  # starts none before there is work
+        self._threads = ThreadPoolExecutor(THREADS, "events-request", _open_caches)  # starts none before there is work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -114,7 +116,8 @@ class EventStreamHandler(ASGIHandler):
         except RequestAborted:
             return None
         loop = asyncio.get_running_loop()
-        response, stream = await loop.run_in_executor(self._threads, self._respond, scope, body)
+        answering = loop.run_in_executor(self._threads, self._respond_apart, copy_context(), scope, body)
+        response, stream = await answering
         if stream:
             await super().send_response(response, _Sender(send).head)
             return stream
@@ -133,6 +136,19 @@ class EventStreamHandler(ASGIHandler):
         await loop.run_in_executor(self._threads, response.close)
         return None
 
+    def _respond_apart(self, outer: Context, scope: Scope, body: Any) -> tuple[HttpResponseBase, EventStream | None]:
+        """In a context of its own, with what is set around the application.
+
+        The thread is kept, and the language or the time zone that a request activates in it is not for the next one.
+        """
+
+        def respond() -> tuple[HttpResponseBase, EventStream | None]:
+            for variable, value in outer.items():
+                variable.set(value)
+            return self._respond(scope, body)
+
+        return copy_context().run(respond)
+
     def _respond(self, scope: Scope, body: Any) -> tuple[HttpResponseBase, EventStream | None]:
         """As WSGIHandler does it; what can be closed already is, in the thread whose connections it has used."""
         with body:
@@ -145,6 +161,13 @@ class EventStreamHandler(ASGIHandler):
             if stream or not response.streaming:
                 response.close()
             return response, stream
+
+
+def _open_caches() -> None:
+    """Have those of this thread for all of its requests: Redis, for one, is connected to by each of them anew."""
+    for alias in caches:
+        with suppress(Exception):  # whoever uses it is told
+            caches[alias]
 
 
 def _limited(scope: Scope, receive: Receive) -> Receive:

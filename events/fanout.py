@@ -112,9 +112,11 @@ class _Group:
         self.streams: set[_Connection] = set()
         self._fan_out = fan_out
         self._hub = hub
-        self._ready: set[_Connection] = set()  # not level, and able to write
+        self._ready: set[_Connection] = set()  # behind, and able to write
+        self._ahead: set[_Connection] = set()  # come from a faster process, and wait for this one
         self._last = time.monotonic()  # when the level ones were written to
         self._is_silent = False
+        self._revocations = hub.revocations
         self._reader = hub.listen(self, fan_out.loop)
 
     @property
@@ -137,8 +139,11 @@ class _Group:
             connection.end(connection.stream.ending())
 
     def discard(self, connection: "_Connection") -> None:
-        self.streams.discard(connection)
+        if connection not in self.streams:
+            return  # it was ended here, and its transport says so later, when others may be a group in our place
+        self.streams.remove(connection)
         self._ready.discard(connection)
+        self._ahead.discard(connection)
         if not self.streams:
             self._hub.ignore(self)
             self._fan_out.forget(self)
@@ -146,10 +151,13 @@ class _Group:
     def settle(self, connection: "_Connection") -> None:
         """Find out whether a connection is level. If not, and it can write, a pass takes it further."""
         connection.is_level = connection.place == self.place
-        if not connection.is_level and not connection.is_paused:
+        if connection.is_level or connection.is_paused:
+            return
+        if connection.place[0] > self.place[0]:
+            self._ahead.add(connection)
+        else:
             self._ready.add(connection)
-            if connection.place[0] <= self.place[0]:  # else it comes from a faster process, and waits for news as well
-                self.ring()
+            self.ring()
 
     async def visit(self) -> None:
         """A pass: write what is new."""
@@ -165,6 +173,10 @@ class _Group:
         except Gap:  # it was a long pass, or a short log
             for connection in level:
                 connection.fall(before)
+        if self.place != before:
+            self._ready |= self._ahead
+            self._ahead.clear()
+        self._end_revoked()  # after reading: they get nothing of what came after
         payload = _join(events)
         if self._reader.cursor < self._hub.log.head or len(self._ready) > _CATCH_UP:
             self.ring()  # there is more to do than this pass does
@@ -183,7 +195,7 @@ class _Group:
             counters.observe([event.time for event in events], time.time(), written)
 
     def look(self, now: float, patience: float) -> tuple[int, int]:
-        """Look for silence, old age, revocations, and those who take nothing of what the log no longer has.
+        """Look for silence, old age, and those who take nothing of what the log no longer has.
 
         Returns how many streams are slow, and how many were cut.
         """
@@ -197,8 +209,6 @@ class _Group:
             if is_slow and connection.place[0] < floor:
                 connection.end("cut")
                 cut += 1
-            elif connection.stream.subscription.is_revoked:
-                connection.end("revoked")
             elif now >= connection.stream.expires:
                 connection.end("aged")
             else:
@@ -234,6 +244,14 @@ class _Group:
         if payload := connection.stream.read():
             connection.write(self.wrap(payload))
         self.settle(connection)
+
+    def _end_revoked(self) -> None:
+        if self._revocations == self._hub.revocations:
+            return
+        self._revocations = self._hub.revocations
+        for connection in list(self.streams):
+            if connection.stream.subscription.is_revoked:
+                connection.end("revoked")
 
     def abort(self) -> None:
         for connection in list(self.streams):

@@ -236,6 +236,7 @@ class Hub:
         self.latest: dict[tuple[str, str], tuple[int, Event]] = {}  # the newest of a channel and type, in order
         self.shown = 0  # ephemeral events so far
         self.draining = False  # every stream is to end
+        self.revocations = 0  # so far: who serves many streams looks for those that are to end when it changes
         self._wakers: dict[asyncio.AbstractEventLoop | None, _Wakers] = {}
         self._open: set[Subscription] = set()
         self._users: Counter[str] = Counter()  # whose they are; those of visitors without a name are not in here
@@ -410,6 +411,7 @@ class Hub:
         counters.hubs = counters.lost = 0
 
     def _revoke(self, subscriptions: Collection[Subscription]) -> None:
+        self.revocations += 1
         for subscription in subscriptions:
             subscription.ending = "revoked"
         self._wake({channel for subscription in subscriptions for channel in subscription.channels})

@@ -5,14 +5,17 @@ import gc
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from asgiref.testing import ApplicationCommunicator
+from django.core.cache import caches
 from django.core.signals import request_finished, request_started
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
 from django.urls import path
+from django.utils import translation
 from django.utils.decorators import async_only_middleware, sync_and_async_middleware, sync_only_middleware
 from pytest_django.fixtures import Settings
 
@@ -45,6 +48,25 @@ def thread(request: HttpRequest) -> HttpResponseBase:
     return JsonResponse({"thread": threading.current_thread().name})
 
 
+who = ContextVar("who", default="nobody")
+
+
+@in_one_thread
+def context(request: HttpRequest) -> HttpResponseBase:
+    seen = {"who": who.get(), "language": translation.get_language()}
+    translation.activate(request.GET.get("language", "en-us"))
+    return JsonResponse(seen)
+
+
+kept: list[object] = []
+
+
+@in_one_thread
+def cache(request: HttpRequest) -> HttpResponseBase:
+    kept.append(caches["default"])
+    return JsonResponse({"cache": id(kept[-1])})
+
+
 @in_one_thread
 def failing(request: HttpRequest) -> HttpResponseBase:
     raise ValueError("a bug")
@@ -64,6 +86,8 @@ urlpatterns = [
     path("unmarked", unmarked),
     path("asynchronous", asynchronous),
     path("thread", thread),
+    path("context", context),
+    path("cache", cache),
     path("failing", failing),
     path("other", of_another_kind),
 ]
@@ -207,6 +231,42 @@ def test_a_response_that_is_not_a_stream_is_sent_as_it_is() -> None:
         await other.ask()
         assert await other.body() + await other.body() == b"onetwo"
         await other.end()
+
+    asyncio.run(main())
+
+
+class Introduced(EventStreamHandler):
+    """As with ASGI middleware around the application."""
+
+    async def __call__(self, *arguments: Any) -> None:
+        who.set("ada")
+        await super().__call__(*arguments)
+
+
+def test_a_request_sees_the_context_of_its_connection_and_nothing_of_the_request_before() -> None:
+    async def main() -> None:
+        application = Introduced()
+        for _ in range(2):
+            client = Client(application, "/context", "language=de")
+            await client.ask()
+            assert await client.body() == b'{"who": "ada", "language": "en-us"}'
+            await client.end()
+
+    asyncio.run(main())
+
+
+def test_the_caches_of_a_thread_are_for_all_of_its_requests(settings: Settings) -> None:
+    settings.CACHES = {**settings.CACHES, "broken": {"BACKEND": "nowhere.Cache"}}
+
+    async def main() -> None:
+        application = EventStreamHandler()
+        seen = set()
+        for _ in range(2):
+            client = Client(application, "/cache")
+            await client.ask()
+            seen.add(await client.body())
+            await client.end()
+        assert len(seen) == 1  # one connection, where they need one
 
     asyncio.run(main())
 

@@ -2,13 +2,14 @@
 
 import json
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from django.db import transaction
+from django.db import connections, transaction
 
-from events.brokers import Broker
+from events.brokers import Broker, database
 from events.log import Cursor, Gap
 from events.wire import Event
 from tests.brokers import PATIENCE, Log, OpenLog, Recorder
@@ -257,10 +258,20 @@ class TestTransactions:
         assert broker.after(recorder.begin, 100) == seen
 
 
+@pytest.mark.parametrize("log", ["postgresql"], indirect=True)
+def test_who_followed_on_a_connection_that_goes_back_into_a_pool_hears_no_more_of_it(log: Log) -> None:
+    connection, follower = connections[log.alias], Mock()
+    connection.ensure_connection()
+    with closing(database._changes(connection, follower)) as changes:
+        next(changes)
+    with connection.cursor() as cursor:
+        cursor.execute("LISTEN events")  # as the next one who follows on it
+        cursor.execute("NOTIFY events")
+    assert not follower.poke.called
+
+
 def close_after(log: Log, work: Any, argument: int) -> None:
     """Runs in a thread, whose database connection nobody else would close."""
-    from django.db import connections
-
     try:
         work(argument)
     finally:

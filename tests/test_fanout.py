@@ -1,12 +1,16 @@
 import asyncio
 import socket
+from typing import Any
 
 import pytest
+from pytest_django.fixtures import Settings
 
-from events.fanout import FanOut
+from events import publish, revoke
+from events.fanout import FanOut, _Group
 from events.hub import get_hub
+from events.log import Cursor
 from events.metrics import counters
-from events.streams import EventStream
+from events.streams import HEARTBEAT, EventStream
 from events.wire import Event
 
 
@@ -28,3 +32,86 @@ def test_a_pass_that_fails_ends_its_streams_so_that_none_misses_anything(caplog:
     assert get_hub().streams == 0
     assert "A pass of the fan-out has failed" in caplog.text
     assert "streams=1 channels=a" in caplog.text
+
+
+class LingeringTransport(asyncio.Transport):
+    """As over TLS, where a connection that is closed is lost when the client has answered, up to 30 seconds later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
+    def write(self, data: Any) -> None:
+        self.written.put_nowait(bytes(data))
+
+    def close(self) -> None: ...
+
+
+def test_a_connection_that_lingers_takes_nothing_from_who_came_after_it(settings: Settings) -> None:
+    settings.EVENTS = {"BROKER": "memory:", "HEARTBEAT": 0.1}
+
+    async def scenario() -> None:
+        fan_out = FanOut(asyncio.get_running_loop())
+        before, after = LingeringTransport(), LingeringTransport()
+        for transport, age in ((before, 0), (after, 3600)):
+            stream = EventStream(get_hub().subscribe(["a"], 10))
+            stream.expires = asyncio.get_running_loop().time() + age
+            fan_out.take(transport, stream, chunked=False, paused=False)
+        before.protocol.connection_lost(None)
+        # Heartbeats come from where old age is looked for as well.
+        assert await asyncio.wait_for(after.written.get(), 10) == HEARTBEAT
+
+    asyncio.run(scenario())
+
+
+def test_who_may_read_no_more_gets_nothing_that_is_published_after_that() -> None:
+    async def scenario() -> None:
+        fan_out = FanOut(asyncio.get_running_loop())
+        transports = {user: LingeringTransport() for user in ("7", "8")}
+        for user, transport in transports.items():
+            stream = EventStream(get_hub().subscribe(["a"], 10, user))
+            fan_out.take(transport, stream, chunked=False, paused=False)
+        revoke(7)
+        publish("a", "secret")
+        written = {user: await asyncio.wait_for(transport.written.get(), 10) for user, transport in transports.items()}
+        assert written["7"].startswith(b"retry: ")
+        assert b"secret" in written["8"]
+        assert transports["7"].written.empty()
+
+    asyncio.run(scenario())
+
+
+def test_streams_that_are_ahead_of_this_process_are_waited_for_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = 0
+    visit = _Group.visit
+
+    async def counting(group: _Group) -> None:
+        nonlocal passes
+        passes += 1
+        await visit(group)
+
+    monkeypatch.setattr(_Group, "visit", counting)
+
+    async def scenario() -> None:
+        fan_out = FanOut(asyncio.get_running_loop())
+        transports = [LingeringTransport() for _ in range(100)]
+        for transport in transports:
+            stream = EventStream(get_hub().subscribe(["a"], 100))
+            stream.subscription.cursor = Cursor(get_hub().log.head.major, 1)
+            fan_out.take(transport, stream, chunked=False, paused=False)
+        get_hub().show(Event(None, "a", "message", "tick"))
+        for transport in transports:
+            assert b"tick" in await asyncio.wait_for(transport.written.get(), 10)
+        await asyncio.sleep(0.05)
+        assert passes < 10
+        publish("a", "theirs already")
+        publish("a", "news")
+        for transport in transports:
+            assert b"news" in await asyncio.wait_for(transport.written.get(), 10)
+
+    asyncio.run(scenario())

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -42,6 +43,32 @@ def test_other_files_are_not_told_of(watch: FileWatch, tmp_path: Path) -> None:
 def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="inotify_add_watch"):
         FileWatch(tmp_path / "missing", {"watched"})
+
+
+class Counting(FileWatch):
+    """How often it is asked, and so SQLite."""
+
+    asked = 0
+
+    def was_written(self) -> bool:
+        Counting.asked += 1
+        return super().was_written()
+
+
+def test_a_busy_file_beside_the_database_keeps_nobody_busy(
+    open_log: OpenLog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(database, "FileWatch", Counting)
+    log = open_log("sqlite")
+    here, elsewhere = Recorder(log.open()), log.open()
+    before = Counting.asked
+    with (tmp_path / "access.log").open("w", buffering=1) as other:
+        for line in range(300):
+            other.write(f"{line}\n")
+            time.sleep(0.001)
+    assert Counting.asked - before < 100
+    given = elsewhere.append([Event(None, "a", "message", "heard")])
+    assert [event.id for event in here.events(1)] == given
 
 
 class Deaf(FileWatch):

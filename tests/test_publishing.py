@@ -2,15 +2,17 @@ import asyncio
 import datetime
 import decimal
 import json
+import re
 import uuid
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import transaction
 from pytest_django.fixtures import Settings
 
-from events import Event, apublish, publish
+from events import Event, apublish, publish, publishing
 from events.hub import get_hub
 from events.publishing import RESERVED_TYPES, InvalidEvent, TooLarge
 
@@ -58,6 +60,13 @@ def test_a_bad_type_is_refused_with_what_is_accepted(type: Any) -> None:
 def test_types_that_mean_something_to_the_client_are_reserved(type: str) -> None:
     with pytest.raises(InvalidEvent, match=f"The type '{type}' is reserved"):
         publish("a", 1, type=type)
+
+
+def test_they_are_those_that_feed_js_does_not_take_from_a_stream() -> None:
+    feed = Path(publishing.__file__).with_name("static") / "events" / "feed.js"
+    reserved = re.search(r"RESERVED = new Set\((.*)\);", feed.read_text())
+    assert reserved
+    assert set(json.loads(reserved[1])) == RESERVED_TYPES
 
 
 def circular() -> list[Any]:

@@ -302,7 +302,7 @@ def _sqlite_changes(connection: BaseDatabaseWrapper, follower: Follower) -> Gene
     # https://www.sqlite.org/pragma.html#pragma_data_version
     execute = connection.connection.execute
     known, sweep_at = None, 0.0
-    heard, pause = 0.0, _SWEEP
+    heard, due, pause = 0.0, 0.0, _SWEEP
     with ExitStack() as stack:
         watch = _watch_sqlite(Path(execute("PRAGMA database_list").fetchone()[2]))
         if watch:
@@ -311,20 +311,26 @@ def _sqlite_changes(connection: BaseDatabaseWrapper, follower: Follower) -> Gene
             with connection.wrap_database_errors:
                 version = execute("PRAGMA data_version").fetchone()
             now = time.monotonic()
-            if watch and watch.was_written():
+            is_written, is_new = bool(watch and watch.was_written()), version != known
+            if is_written:
                 heard, pause = now, _SQLITE_SOON
-            elif known and version != known and now > heard + _SWEEP:
+            elif known and is_new and now > heard + _SWEEP:
+                stack.close()
                 watch = None  # it did not tell
-            if version != known or follower.closing or now >= sweep_at:
+            if is_new or follower.closing or now >= sweep_at:
                 known, sweep_at = version, now + _SWEEP
                 yield
-            if not watch:
+            # Woken in vain: another file was written to, as logs are all the time, and is not listened to for now.
+            if not watch or (now < due and not is_written and not is_new):
+                due = 0.0
                 follower.wait(_SQLITE_INTERVAL)
                 continue
             # What was written can be seen a little later, once the disk has it; and when it is seen, the next one may
             # be on its way, and announced. So asking goes on, ever more slowly; at first without listening, as there
             # may be no end of writing.
-            follower.wait(pause, None if pause == _SQLITE_SOON else watch.fileno())
+            listens = pause > _SQLITE_SOON
+            due = now + pause if listens else 0.0
+            follower.wait(pause, watch.fileno() if listens else None)
             pause = min(pause * 5, _SWEEP)
 
 
@@ -337,11 +343,15 @@ def _watch_sqlite(path: Path) -> FileWatch | None:
 
 def _postgresql_changes(connection: BaseDatabaseWrapper, follower: Follower) -> Generator[None, None, None]:
     driver = connection.connection
+
+    def poke(_: Any) -> None:
+        follower.poke()
+
     # A notification that comes in with the answer to a query is taken by the driver and handed to this.
-    driver.add_notify_handler(lambda _: follower.poke())
-    with connection.cursor() as cursor:
-        cursor.execute(f"LISTEN {_NOTIFICATION}")
+    driver.add_notify_handler(poke)
     try:
+        with connection.cursor() as cursor:
+            cursor.execute(f"LISTEN {_NOTIFICATION}")
         while True:
             yield
             follower.wait(_SWEEP, driver.pgconn.socket)
@@ -349,9 +359,10 @@ def _postgresql_changes(connection: BaseDatabaseWrapper, follower: Follower) -> 
                 driver.pgconn.consume_input()
                 while driver.pgconn.notifies():
                     pass
-    finally:
+    finally:  # the connection may go back into a pool
+        driver.remove_notify_handler(poke)
         with suppress(DatabaseError, InterfaceError), connection.cursor() as cursor:
-            cursor.execute(f"UNLISTEN {_NOTIFICATION}")  # the connection may go back into a pool
+            cursor.execute(f"UNLISTEN {_NOTIFICATION}")
 
 
 def _unknown_changes(follower: Follower) -> Generator[None, None, None]:
