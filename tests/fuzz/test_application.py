@@ -86,7 +86,7 @@ def ask(method: str, path: str, query: bytes = b"", headers: Headers = (), piece
         more = True
         while more:
             message = await server.receive_output(PATIENCE)
-            answer.body += message["body"]
+            answer.body += message.get("body", b"")
             more = message.get("more_body", False) and not answer.is_stream
         await server.send_input({"type": "http.disconnect"})
         await server.wait(PATIENCE)
@@ -142,7 +142,7 @@ def test_reading_with_any_parameters_either_works_or_says_what_is_accepted(
     elif answer.status == 304:
         assert (path, answer.body) == (POLL, b"")
     elif answer.status != 200:
-        assert answer.status in (400, 503)
+        assert answer.status in (400, 403, 503)
         assert len(answer.json["error"]) > 20
 
 

@@ -198,7 +198,7 @@ export function openFeed({
   return feed;
 
   function start(reason) {
-    if (stream === null) return startPolling("no stream was asked for");
+    if (stream === null) return startPolling("set to poll, and not to stream");
     if (!canStream()) return startPolling("this browser has no EventSource");
     announce("connecting", reason);
     openStream();
