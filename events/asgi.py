@@ -73,6 +73,9 @@ class EventStreamHandler(ASGIHandler):
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
             return
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})  # which the server tells as 403; Django would raise
+            return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if not scope.get("query_string", b"").isascii():  # Django answers 400, with a traceback in its log
             scope = scope | {"query_string": quote(scope["query_string"], safe=string.printable).encode()}

@@ -404,6 +404,16 @@ def test_a_drain_ends_streams_with_the_time_to_come_back_at(settings: Settings) 
     asyncio.run(main())
 
 
+def test_a_web_socket_is_refused() -> None:
+    async def main() -> None:
+        server: Any = ApplicationCommunicator(EventStreamHandler(), {"type": "websocket"})  # type: ignore[no-untyped-call]
+        await server.send_input({"type": "websocket.connect"})
+        assert await server.receive_output(30) == {"type": "websocket.close"}
+        await server.wait(30)
+
+    asyncio.run(main())
+
+
 def test_the_hub_ends_with_the_application() -> None:
     async def main() -> None:
         server: Any = ApplicationCommunicator(EventStreamHandler(), {"type": "lifespan"})  # type: ignore[no-untyped-call]

@@ -9,7 +9,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.fuzz import requests
@@ -156,7 +156,14 @@ def check(said: bytes) -> None:
         assert opening.startswith(OPENING), said
 
 
+WEB_SOCKET = (
+    b"GET /events/ HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
 @given(messages)
+@example(WEB_SOCKET)
 def test_anything_that_is_nearly_a_request_is_answered_or_refused(server: Server, message: bytes) -> None:
     check(tell(server, message))
 
