@@ -3,10 +3,9 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
 
-from tests.chaos.clients import StreamClient, run_all
-from tests.chaos.run import Account
+from tests.chaos.clients import StreamClient
+from tests.chaos.run import account
 from tests.chaos.site import Site
 
 CLIENTS = 1000
@@ -35,26 +34,18 @@ async def _reload() -> dict[str, float]:
         clients = [Returning(f"stream {n}", site.server.port, cursor) for n in range(CLIENTS)]
         for client in clients:
             client.answers = []
-        reading = asyncio.create_task(run_all(list(clients)))
-        while not all(client.answers for client in clients):  # noqa: ASYNC110  no simpler
-            await asyncio.sleep(0.1)
-        publisher = site.python("-m", "tests.chaos.publisher", str(RATE))
-        try:
+        told = 0.0
+
+        async def happen() -> None:
+            nonlocal told
+            while not all(client.answers for client in clients):  # noqa: ASYNC110  no simpler
+                await asyncio.sleep(0.1)
             await asyncio.sleep(BEFORE)
             told = time.monotonic()
             site.reload()
             await asyncio.sleep(AFTER)
-            expected = int((await asyncio.to_thread(publisher.communicate))[0])
-            with suppress(TimeoutError):
-                async with asyncio.timeout(30):
-                    while any(len(client.numbers) < expected for client in clients):  # noqa: ASYNC110
-                        await asyncio.sleep(0.1)
-        finally:
-            publisher.kill()
-            publisher.wait()
-            reading.cancel()
-            await reading
-    accounts = [Account.of(client, expected) for client in clients]
+
+        accounts = await account(site, clients, RATE, happen)
     back = sorted(at - told for client in clients for at, status in client.answers if at > told and status == 200)
     failures = sum(status != 200 for client in clients for at, status in client.answers if at > told)
     return {
@@ -63,8 +54,8 @@ async def _reload() -> dict[str, float]:
         "median back s": back[len(back) // 2],
         "last back s": back[-1],
         "refused or 5xx": failures,
-        "lost": sum(account.lost for account in accounts),
-        "doubled": sum(account.doubled for account in accounts),
+        "lost": sum(each.lost for each in accounts),
+        "doubled": sum(each.doubled for each in accounts),
     }
 
 

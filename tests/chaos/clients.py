@@ -7,7 +7,7 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 
 from events.wire import Decoder, Event
@@ -159,7 +159,7 @@ class PollClient(Client):
             self.cursor = answer["cursor"]
 
 
-async def run_all(clients: list[Client]) -> None:
+async def run_all(clients: Iterable[Client]) -> None:
     """Until cancelled."""
     with suppress(asyncio.CancelledError):
         async with asyncio.TaskGroup() as group:

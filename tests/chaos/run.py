@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle, pairwise
@@ -62,30 +62,48 @@ async def run(
             *(StreamClient(f"stream {n}", site.nginx.port, cursor) for n in range(1, streams + 1)),
             *(PollClient(f"poll {n}", site.nginx.port, cursor) for n in range(1, polls + 1)),
         ]
-        reading = asyncio.create_task(run_all(clients))
-        publisher = site.python("-m", "tests.chaos.publisher", str(rate))
-        try:
-            began = time.monotonic()
+        began = time.monotonic()
+
+        def tell(text: str) -> None:
+            say(f"{time.monotonic() - began:6.1f} s  {text}")
+
+        async def happen() -> None:
             pause = min(10.0, seconds / 15)  # so that a short run has each of them too
             for name, fault in cycle(_faults(site, clients, min(10.0, seconds / 8))):
                 await asyncio.sleep(pause)
                 if time.monotonic() > began + seconds:
                     break
-                say(f"{time.monotonic() - began:6.1f} s  {name}")
+                tell(name)
                 await fault()
-            output, _ = await asyncio.to_thread(publisher.communicate)
-            expected = int(output)
-            say(f"{time.monotonic() - began:6.1f} s  {expected:,} events published; waiting for every client")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(SETTLING):
-                    while any(len(client.numbers) < expected for client in clients):  # noqa: ASYNC110  no simpler
-                        await asyncio.sleep(0.2)
-        finally:
-            publisher.kill()
-            publisher.wait()
-            reading.cancel()
-            await reading
-        return [Account.of(client, expected) for client in clients]
+
+        return await account(site, clients, rate, happen, tell)
+
+
+async def account(
+    site: Site,
+    clients: Sequence[Client],
+    rate: float,
+    happen: Callable[[], Awaitable[None]],
+    say: Say = lambda text: None,
+) -> list[Account]:
+    """Let it happen while events are published and the clients read; what each of them saw when all could catch up."""
+    reading = asyncio.create_task(run_all(clients))
+    publisher = site.python("-m", "tests.chaos.publisher", str(rate))
+    try:
+        await happen()
+        output, _ = await asyncio.to_thread(publisher.communicate)
+        expected = int(output)
+        say(f"{expected:,} events published; waiting for every client")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLING):
+                while any(len(client.numbers) < expected for client in clients):  # noqa: ASYNC110  no simpler
+                    await asyncio.sleep(0.2)
+    finally:
+        publisher.kill()
+        publisher.wait()
+        reading.cancel()
+        await reading
+    return [Account.of(client, expected) for client in clients]
 
 
 Fault = tuple[str, Callable[[], Awaitable[None]]]
