@@ -28,7 +28,7 @@ from django.core.handlers.base import BaseHandler
 from django.http.response import HttpResponseBase
 from django.urls import Resolver404, resolve, set_script_prefix
 
-from events.hub import close_hub
+from events.process import close_hub
 from events.streams import EventStream, EventStreamResponse
 
 Scope = dict[str, Any]

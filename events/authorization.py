@@ -12,8 +12,9 @@ from django.utils.functional import LazyObject, empty
 from django.utils.module_loading import import_string
 
 from events.conf import get_config
-from events.hub import get_hub, revocation
+from events.hub import revocation
 from events.log import Cursor
+from events.process import get_hub
 from events.publishing import check_channels, send
 
 Rule = Callable[[HttpRequest, str], bool | Awaitable[bool]]

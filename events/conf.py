@@ -46,8 +46,10 @@ class Config:
     # Needs no service, and every process on the database sees every event; others are for tests or many machines.
     BROKER: str = "db:"
 
-    # Events kept: ten minutes of absence at 16 events a second.
-    HISTORY: int = _number(10_000, 1, 10_000_000)
+    # Events kept of each channel: who has missed more is better told to load afresh.
+    HISTORY: int = _number(1_000, 1, 10_000_000)
+    # That a process keeps in memory, however many channels and however long events there are; `memory:` has no more.
+    HISTORY_BYTES: int = _number(67_108_864, 65_536, 2**40)
     # Seconds an event is kept where it outlives its process: who was away for a day starts afresh anyway.
     HISTORY_SECONDS: float = _number(86_400.0, 1, 31_536_000)
     # Seconds of silence: well under the 60 s idle limit of nginx and AWS load balancers.

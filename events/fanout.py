@@ -1,34 +1,39 @@
 """The fan-out: writes shared frames straight to the transports of an event loop, each at its own pace.
 
-A pass joins what is new since the last one into one payload per set of channels, wrapped for the transfer coding, and
-writes it to every stream of that set that is level with the last pass. When events come faster than a pass takes, the
-next one carries several: throughput rises with the load, and latency stays at one pass.
+It has one position for the whole loop. A pass takes what is new since the last one once, routes each event to the
+streams that listen to its channel, joins and wraps the bytes once for each distinct run of events, and writes them to
+every stream that is in sync. When events come faster than a pass takes, the next one carries several: throughput rises
+with the load, and latency stays at one pass.
 
-A stream whose transport has not emptied keeps its own place in the log. When it can write again it catches up from
-there, or is told of the gap. When the log no longer reaches back that far and it still cannot write, it is ended: a
-reader that never reads costs one payload, and not for ever.
+A stream whose transport has not emptied falls behind: it keeps a position of its own. When it can write again it
+catches up from there, or is told of the gap. When the log no longer reaches back that far and it still cannot write, it
+is ended: a reader that never reads costs one payload, and not for ever.
 """
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from typing import Generic, TypeVar
 
 from events.conf import get_config
 from events.hub import Hub
 from events.journal import tell
-from events.log import Cursor, Gap
+from events.log import Cursor
 from events.metrics import counters
-from events.streams import HEARTBEAT, EventStream, farewell
+from events.streams import EventStream, farewell, heartbeat
+from events.subscription import Behind
 from events.wire import Event
 
-# Streams written to before others have their turn in the loop: about two milliseconds of work.
-_SLICE = 500
-_CATCH_UP = 50  # the same for those that are not level, each of which may be written a piece of its own
+_SLICE = 0.002  # seconds of writing before others have their turn in the loop
+_CATCH_UP = 0.001  # seconds of a turn that those who are behind may take, each of which is written a piece of its own
+_INBOX = 2**24  # bytes of events that wait for a pass: more are read from the log again, by each stream for itself
+_NAMED = 10  # channels that a line in the log names
+_BEHIND = math.inf
 
-_NAMED = 10  # sets of channels that a line in the log names
-
-Place = tuple[Cursor, int]
+Item = TypeVar("Item")
 
 
 class FanOut:
@@ -36,9 +41,23 @@ class FanOut:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.passes = 0  # so far; a stream that joins during one is not written what that one brings
+        self.routes: defaultdict[str, dict[_Group, None]] = defaultdict(dict)
+        self.behind: set[_Connection] = set()
         self._groups: dict[tuple[frozenset[str], bool], _Group] = {}
-        self._news: dict[_Group, None] = {}  # a set in order: all are served once before one is served twice
-        self._passes: asyncio.Task[None] | None = None
+        self._ready: dict[_Connection, None] = {}  # behind, and able to write; in order
+        self._ages: _Wheel[_Connection] = _Wheel()
+        self._silences: _Wheel[_Group] = _Wheel()
+        self._hub: Hub | None = None
+        self._position = Cursor(0, 0), 0  # of all streams in sync: the log's cursor, and the last ephemeral event
+        # What came since the last pass; the hub's lock guards these.
+        self._events: list[Event] = []
+        self._size = 0  # of their frames, in bytes
+        self._ephemeral: dict[tuple[str, str], Event] = {}
+        self._revoked: list[_Connection] = []
+        self._is_lost = False
+        self._is_notified = False
+        self._task: asyncio.Task[None] | None = None
         self._clock: asyncio.TimerHandle | None = None
 
     def take(self, transport: asyncio.Transport, stream: EventStream, *, chunked: bool, paused: bool) -> None:
@@ -47,247 +66,411 @@ class FanOut:
         `chunked`: whether the body goes out in chunks (RFC 9112, 7.1); `paused`: whether the transport has already
         called pause_writing on the protocol that it had until now.
         """
-        key = stream.subscription.channels, chunked
+        subscription = stream.subscription
+        if self._hub is not subscription.hub:
+            self._follow(subscription.hub)
+        key = subscription.channels, chunked
         if not (group := self._groups.get(key)):
-            group = self._groups[key] = _Group(self, stream.subscription.hub, *key)
+            group = self._groups[key] = _Group(self, *key)
+            for channel in group.channels:
+                self.routes[channel][group] = None
+            self._silences.add(group, group.written + get_config().HEARTBEAT)
+        subscription.channels = group.channels  # one set for all
         connection = _Connection(transport, stream, group, paused)
         transport.set_protocol(connection)
         # Pause as soon as a write was not taken whole, so that there is never more than one to wait for. 0 would be
         # the number, but there the TLS transports of asyncio pause for ever.
         transport.set_write_buffer_limits(high=1)
-        group.add(connection)
+        group.streams[connection] = None
+        self._ages.add(connection, stream.expires)
+        self.settle(connection)
+        if stream.is_over():
+            connection.end(stream.ending())
         if not self._clock:
             self._tick()
 
-    def announce(self, group: "_Group") -> None:
-        """Have the next pass visit the group."""
-        self._news[group] = None
-        if not self._passes or self._passes.done():
-            self._passes = self.loop.create_task(self._pass())
+    def settle(self, connection: "_Connection") -> None:
+        """Find out whether a connection is in sync. If not, and it can write, a turn takes it further."""
+        subscription = connection.stream.subscription
+        hub = subscription.hub
+        with hub.lock:
+            subscription.on_revoked = connection.on_revoked
+            if subscription.is_revoked:
+                connection.on_revoked()
+            if not self._events and not self._ephemeral and not self._is_lost:
+                self._position = hub.log.head, hub.shown  # there is nothing on the way to anybody
+            cursor, seen = self._position
+            is_told = hub.log.reaches(subscription.cursor, subscription.channels) and (
+                subscription.cursor == cursor or not hub.log.has_news(subscription.cursor, subscription.channels)
+            )
+            # Further than this loop, or this process, is: what is still to come of that is left out for it.
+            is_ahead = subscription.cursor > cursor and (
+                subscription.cursor > hub.log.head or hub.log.has_news(cursor, subscription.channels)
+            )
+        if is_told and subscription.seen >= seen:
+            connection.skips = subscription.cursor if is_ahead else None
+            connection.in_sync = self.passes
+            self.behind.discard(connection)
+            return
+        connection.in_sync = _BEHIND
+        self.behind.add(connection)
+        if not connection.is_paused:
+            self._ready[connection] = None
+            self._start()
 
-    def forget(self, group: "_Group") -> None:
-        self._groups.pop((group.channels, group.chunked), None)
-        self._news.pop(group, None)
+    def forget(self, connection: "_Connection") -> None:
+        group = connection.group
+        self.behind.discard(connection)
+        self._ready.pop(connection, None)
+        self._ages.discard(connection)
+        if connection not in group.streams:
+            return  # it was ended here, and its transport says so later, when others may be a group in our place
+        del group.streams[connection]
+        if group.streams:
+            return
+        del self._groups[group.channels, group.chunked]
+        self._silences.discard(group)
+        for channel in group.channels:
+            del self.routes[channel][group]
+            if not self.routes[channel]:
+                del self.routes[channel]
+        if not self._groups and self._hub:
+            self._hub.ignore(self)
+            self._hub = None
 
-    async def _pass(self) -> None:
-        while self._news:
-            group = next(iter(self._news))
-            del self._news[group]
+    # What the hub calls, within its lock
+
+    def notify(self, events: Sequence[Event]) -> None:
+        routes = self.routes
+        for event in events:
+            if event.channel in routes:
+                self._events.append(event)
+                self._size += len(event.frame)
+        if self._size > _INBOX:
+            self.lose()
+        if self._events or not events:
+            self._wake()
+
+    def show(self, event: Event) -> None:
+        if event.channel in self.routes:
+            self._ephemeral.pop((event.channel, event.type), None)
+            self._ephemeral[event.channel, event.type] = event
+            self._wake()
+
+    def lose(self) -> None:
+        self._is_lost = True
+        self._events, self._size = [], 0
+        self._wake()
+
+    def revoke(self, connection: "_Connection") -> None:
+        self._revoked.append(connection)
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._is_notified:
+            self._is_notified = True
             try:
-                await group.visit()
-            except Exception as error:  # noqa: BLE001  the other groups go on
-                text = "A pass of the fan-out has failed, and ends the streams that may have missed something"
-                tell(logging.ERROR, text, error, streams=len(group.streams), channels=group.name)
-                group.abort()
+                self.loop.call_soon_threadsafe(self._start)
+            except RuntimeError:  # the loop is closed, and its streams with it
+                return
+
+    # What happens in the loop
+
+    def _follow(self, hub: Hub) -> None:
+        if self._hub:
+            self._hub.ignore(self)
+        self._hub = hub
+        self._position = hub.listen(self)
+
+    def _start(self) -> None:
+        if not self._task or self._task.done():
+            self._task = self.loop.create_task(self._run())
+
+    async def _run(self) -> None:
+        while self._is_notified or self._ready:
+            if self._is_notified:
+                try:
+                    await self._pass()
+                except Exception as error:  # noqa: BLE001  it goes on with the next pass
+                    self._abort(error, list(self._groups.values()))
+            if self._ready:
+                self._catch_up()
             await asyncio.sleep(0)
 
-    def _tick(self) -> None:
-        heartbeat = get_config().HEARTBEAT
-        interval = min(1.0, heartbeat / 4)
+    async def _pass(self) -> None:
+        """Take what is new, and write it to the streams that are in sync."""
+        hub = self._hub
+        if not hub:
+            self._is_notified = False
+            return
+        with hub.lock:
+            self._is_notified = False
+            events, self._events, self._size = self._events, [], 0
+            ephemeral, self._ephemeral = list(self._ephemeral.values()), {}
+            revoked, self._revoked = self._revoked, []
+            is_lost, self._is_lost = self._is_lost, False
+            before, self._position = self._position, (hub.log.head, hub.shown)
+        self.passes += 1
+        for connection in revoked:  # they get nothing that came with or after the revocation
+            connection.end("revoked")
+        if hub.draining:
+            await self._end_all()
+        elif is_lost:
+            await self._fall_all(before)
+        elif events or ephemeral:
+            await self._write(events + ephemeral, before)
+
+    async def _write(self, events: list[Event], before: tuple[Cursor, int]) -> None:
+        number = self.passes
+        news: defaultdict[str, list[tuple[int, Event]]] = defaultdict(list)
+        for at, event in enumerate(events):
+            news[event.channel].append((at, event))
+        runs: dict[tuple[str, ...], _Run] = {}
+        pause_at = time.thread_time() + _SLICE
+        began = pause_at - _SLICE
         now = time.monotonic()
-        slow, cut, names = 0, 0, []
-        for group in list(self._groups.values()):
-            slow_here, cut_here = group.look(now, heartbeat - interval)
-            slow += slow_here
-            if cut_here:
-                cut += cut_here
-                names.append(group.name)
+        for channel in news:
+            for group in list(self.routes.get(channel, ())):
+                if group.passed == number:
+                    continue  # it has been written this, and what else is new for it
+                group.passed = number
+                hit = (channel,) if len(group.channels) == 1 or len(news) == 1 else group.among(news)
+                if not (run := runs.get(hit)):
+                    run = runs[hit] = _Run([news[each] for each in hit])
+                try:
+                    payload = run.payload(group.chunked)
+                except Exception as error:  # noqa: BLE001  the other groups go on
+                    self._abort(error, [group])
+                    continue
+                group.written = now
+                written: int = 0
+                for count, connection in enumerate(list(group.streams), 1):
+                    if connection.in_sync < number:
+                        written += connection.pass_on(payload, run, before, self._position)
+                    if not count % 64 and time.thread_time() > pause_at:
+                        counters.stream_seconds += time.thread_time() - began
+                        await asyncio.sleep(0)
+                        began = time.thread_time()
+                        pause_at, now = began + _SLICE, time.monotonic()
+                run.written += written
+                if time.thread_time() > pause_at:
+                    counters.stream_seconds += time.thread_time() - began
+                    await asyncio.sleep(0)
+                    began = time.thread_time()
+                    pause_at, now = began + _SLICE, time.monotonic()
+        counters.stream_seconds += time.thread_time() - began
+        finished = time.time()
+        for run in runs.values():
+            counters.deliveries += len(run.events) * run.written
+            counters.observe([event.time for event in run.events], finished, run.written)
+
+    def _catch_up(self) -> None:
+        began = time.thread_time()
+        while self._ready and time.thread_time() < began + _CATCH_UP:
+            connection = next(iter(self._ready))
+            del self._ready[connection]
+            stream = connection.stream
+            if stream.is_over():
+                connection.end(stream.ending())
+                continue
+            try:
+                payload = stream.read_now()
+            except Behind:
+                self.loop.create_task(self._ask(connection))
+                continue
+            except Exception as error:  # noqa: BLE001  the others go on
+                self._abort(error, [], connection)
+                continue
+            if payload:
+                connection.write(connection.group.wrap(payload))
+            self.settle(connection)
+        counters.stream_seconds += time.thread_time() - began
+
+    async def _ask(self, connection: "_Connection") -> None:
+        """Have the broker tell one stream what this process no longer has."""
+        payload = await asyncio.to_thread(connection.stream.read)
+        if connection not in connection.group.streams:
+            return
+        if payload:
+            connection.write(connection.group.wrap(payload))
+        if connection.stream.is_over():
+            connection.end(connection.stream.ending())
+        else:
+            self.settle(connection)
+
+    async def _fall_all(self, before: tuple[Cursor, int]) -> None:
+        """Every stream may have missed something, and finds out for itself."""
+        for count, connection in enumerate([each for group in self._groups.values() for each in group.streams], 1):
+            if connection.in_sync != _BEHIND and connection in connection.group.streams:
+                connection.fall(before)
+            if not count % 500:
+                await asyncio.sleep(0)
+
+    async def _end_all(self) -> None:
+        for count, connection in enumerate([each for group in self._groups.values() for each in group.streams], 1):
+            connection.end("drained")
+            if not count % 500:
+                await asyncio.sleep(0)
+
+    def _abort(self, error: Exception, groups: "Collection[_Group]", *connections: "_Connection") -> None:
+        streams = [*connections, *(each for group in groups for each in group.streams)]
+        names = [group.name for group in groups] or [connection.group.name for connection in connections]
+        text = "A pass of the fan-out has failed, and ends the streams that may have missed something"
+        tell(logging.ERROR, text, error, streams=len(streams), channels=" ".join(names[:_NAMED]))
+        for connection in streams:
+            connection.abort("cut")
+
+    def _tick(self) -> None:
+        """Look after what is due: silence, old age, and those who take nothing of what the log no longer has."""
+        silence = get_config().HEARTBEAT
+        interval = min(1.0, silence / 4)
+        now = time.monotonic()
+        for connection in self._ages.due(now):
+            connection.end("aged")
+        payloads: dict[bool, bytes] = {}
+        for group in self._silences.due(now + interval / 2):
+            if group.written + silence <= now + interval / 2:
+                group.break_silence(self._position, payloads)
+                group.written = now
+            if group.streams:
+                self._silences.add(group, group.written + silence)
+        slow, cut = 0, []
+        for connection in [each for each in self.behind if each.is_paused]:
+            subscription = connection.stream.subscription
+            with subscription.hub.lock:
+                is_kept = subscription.hub.log.reaches(subscription.cursor, subscription.channels)
+            if is_kept:
+                slow += 1
+            else:
+                cut.append(connection.group.name)
+                connection.end("cut")
         counters.slow = slow
         if cut:
-            tell(
-                logging.WARNING,
-                "Streams are cut, as their clients read nothing",
-                streams=cut,
-                channels=" ".join(names[:_NAMED]),
-            )
+            names = " ".join(sorted(set(cut))[:_NAMED])
+            tell(logging.WARNING, "Streams are cut, as their clients read nothing", streams=len(cut), channels=names)
         self._clock = self.loop.call_later(interval, self._tick) if self._groups else None
+
+
+class _Wheel(Generic[Item]):
+    """Items by the second in which they are due, so that a look costs what is due, not what there is."""
+
+    def __init__(self) -> None:
+        self._seconds: defaultdict[int, dict[Item, None]] = defaultdict(dict)
+        self._of: dict[Item, int] = {}
+
+    def add(self, item: Item, when: float) -> None:
+        if when != math.inf:
+            second = self._of[item] = int(when)
+            self._seconds[second][item] = None
+
+    def discard(self, item: Item) -> None:
+        if (second := self._of.pop(item, None)) is not None:
+            del self._seconds[second][item]
+            if not self._seconds[second]:
+                del self._seconds[second]
+
+    def due(self, now: float) -> list[Item]:
+        """Take out those that are due within this second or were earlier."""
+        items = [item for second in [each for each in self._seconds if each <= now] for item in self._seconds[second]]
+        for item in items:
+            self.discard(item)
+        return items
+
+
+class _Run:
+    """What a pass brings to all streams that listen to the same of the channels in which something is new."""
+
+    __slots__ = ("_payloads", "events", "written")
+
+    def __init__(self, channels: Sequence[list[tuple[int, Event]]]) -> None:
+        entries = channels[0] if len(channels) == 1 else sorted(entry for each in channels for entry in each)
+        self.events = [event for _, event in entries]
+        self.written = 0  # to how many streams
+        self._payloads: dict[bool, bytes] = {}
+
+    def payload(self, chunked: bool) -> bytes:
+        if not (payload := self._payloads.get(chunked)):
+            payload = self._payloads[chunked] = _wrap(_join(self.events), chunked)
+        return payload
 
 
 class _Group:
     """The streams of one set of channels and one transfer coding: they are written the same bytes."""
 
-    def __init__(self, fan_out: FanOut, hub: Hub, channels: frozenset[str], chunked: bool) -> None:
+    __slots__ = ("channels", "chunked", "fan_out", "passed", "streams", "written")
+
+    def __init__(self, fan_out: FanOut, channels: frozenset[str], chunked: bool) -> None:
         self.channels = channels
         self.chunked = chunked
-        self.streams: set[_Connection] = set()
-        self._fan_out = fan_out
-        self._hub = hub
-        self._ready: set[_Connection] = set()  # behind, and able to write
-        self._ahead: set[_Connection] = set()  # come from a faster process, and wait for this one
-        self._last = time.monotonic()  # when the level ones were written to
-        self._is_silent = False
-        self._revocations = hub.revocations
-        self._reader = hub.listen(self, fan_out.loop)
-
-    @property
-    def place(self) -> Place:
-        """Where the level ones are."""
-        return self._reader.cursor, self._reader.seen
+        self.fan_out = fan_out
+        self.streams: dict[_Connection, None] = {}
+        self.passed = 0  # the last pass that had something for it
+        self.written = time.monotonic()  # when those in sync were written to
 
     @property
     def name(self) -> str:
         return ",".join(sorted(self.channels))
 
-    def ring(self) -> None:
-        self._fan_out.announce(self)
-
-    def add(self, connection: "_Connection") -> None:
-        connection.stream.subscription.channels = self.channels  # one set for all
-        self.streams.add(connection)
-        self.settle(connection)
-        if connection.stream.is_over():
-            connection.end(connection.stream.ending())
-
-    def discard(self, connection: "_Connection") -> None:
-        if connection not in self.streams:
-            return  # it was ended here, and its transport says so later, when others may be a group in our place
-        self.streams.remove(connection)
-        self._ready.discard(connection)
-        self._ahead.discard(connection)
-        if not self.streams:
-            self._hub.ignore(self)
-            self._fan_out.forget(self)
-
-    def settle(self, connection: "_Connection") -> None:
-        """Find out whether a connection is level. If not, and it can write, a pass takes it further."""
-        connection.is_level = connection.place == self.place
-        if connection.is_level or connection.is_paused:
-            return
-        if connection.place[0] > self.place[0]:
-            self._ahead.add(connection)
-        else:
-            self._ready.add(connection)
-            self.ring()
-
-    async def visit(self) -> None:
-        """A pass: write what is new."""
-        if self._hub.draining:
-            await self.end("drained")
-            return
-        began = time.thread_time()
-        before = self.place
-        level = [connection for connection in self.streams if connection.is_level]
-        events: list[Event] = []
-        try:
-            events = self._reader.read()
-        except Gap:  # it was a long pass, or a short log
-            for connection in level:
-                connection.fall(before)
-        if self.place != before:
-            self._ready |= self._ahead
-            self._ahead.clear()
-        self._end_revoked()  # after reading: they get nothing of what came after
-        payload = _join(events)
-        if self._reader.cursor < self._hub.log.head or len(self._ready) > _CATCH_UP:
-            self.ring()  # there is more to do than this pass does
-        # At once, as whoever reads where the reader just read will be level with it.
-        for _ in range(min(len(self._ready), _CATCH_UP)):
-            self._catch_up(self._ready.pop())
-        if not payload and self._is_silent:
-            payload = HEARTBEAT
-        if payload:
-            self._is_silent = False
-            self._last = time.monotonic()
-        counters.stream_seconds += time.thread_time() - began
-        if payload:
-            written = await self._write(self.wrap(payload), level, before, self.place)
-            counters.deliveries += len(events) * written
-            counters.observe([event.time for event in events], time.time(), written)
-
-    def look(self, now: float, patience: float) -> tuple[int, int]:
-        """Look for silence, old age, and those who take nothing of what the log no longer has.
-
-        Returns how many streams are slow, and how many were cut.
-        """
-        if now - self._last > patience:
-            self._is_silent = True
-            self.ring()
-        floor = self._hub.log.floor
-        slow = cut = 0
-        for connection in list(self.streams):
-            is_slow = connection.is_paused and not connection.is_level
-            if is_slow and connection.place[0] < floor:
-                connection.end("cut")
-                cut += 1
-            elif now >= connection.stream.expires:
-                connection.end("aged")
-            else:
-                slow += is_slow
-        return slow, cut
+    def among(self, news: "defaultdict[str, list[tuple[int, Event]]]") -> tuple[str, ...]:
+        """Those of its channels in which something is new."""
+        hit = [channel for channel in self.channels if channel in news]
+        return (hit[0],) if len(hit) == 1 else tuple(sorted(hit))
 
     def wrap(self, payload: bytes) -> bytes:
-        return b"%x\r\n%b\r\n" % (len(payload), payload) if self.chunked else payload
+        return _wrap(payload, self.chunked)
 
-    async def _write(self, payload: bytes, level: "list[_Connection]", before: Place, after: Place) -> int:
-        """How many streams were written to."""
-        written = 0
-        began = time.thread_time()
-        for number, connection in enumerate(level, 1):
-            if connection.is_level:
-                if connection.is_paused:
-                    connection.fall(before)
-                else:
-                    written += 1
-                    if not connection.write(payload):
-                        connection.fall(after)
-            if not number % _SLICE:
-                counters.stream_seconds += time.thread_time() - began
-                await asyncio.sleep(0)
-                began = time.thread_time()
-        counters.stream_seconds += time.thread_time() - began
-        return written
-
-    def _catch_up(self, connection: "_Connection") -> None:
-        if connection.stream.is_over():
-            connection.end(connection.stream.ending())
-            return
-        if payload := connection.stream.read():
-            connection.write(self.wrap(payload))
-        self.settle(connection)
-
-    def _end_revoked(self) -> None:
-        if self._revocations == self._hub.revocations:
-            return
-        self._revocations = self._hub.revocations
+    def break_silence(self, position: tuple[Cursor, int], payloads: dict[bool, bytes]) -> None:
+        if not (payload := payloads.get(self.chunked)):
+            payload = payloads[self.chunked] = self.wrap(heartbeat(position[0]))
         for connection in list(self.streams):
-            if connection.stream.subscription.is_revoked:
-                connection.end("revoked")
-
-    def abort(self) -> None:
-        for connection in list(self.streams):
-            connection.abort("cut")
-
-    async def end(self, ending: str) -> None:
-        for number, connection in enumerate(list(self.streams), 1):
-            connection.end(ending)
-            if not number % _SLICE:
-                await asyncio.sleep(0)
+            if connection.in_sync == _BEHIND or connection.is_paused:
+                continue
+            if connection.skips and connection.skips > position[0]:
+                connection.write(self.wrap(heartbeat(connection.skips)))
+            elif not connection.write(payload):
+                connection.fall(position)
 
 
 class _Connection(asyncio.Protocol):
     """One stream's connection. What the client sends after its request is not read: nothing can be answered here."""
 
-    __slots__ = ("_group", "_transport", "is_level", "is_paused", "stream")
+    __slots__ = ("_transport", "group", "in_sync", "is_paused", "skips", "stream")
 
     def __init__(self, transport: asyncio.Transport, stream: EventStream, group: _Group, is_paused: bool) -> None:
         stream.greeting = b""  # it was sent
         self.stream = stream
-        self.is_level = False
+        self.group = group
         self.is_paused = is_paused
+        self.in_sync: float = _BEHIND  # the pass after which it has been in sync
+        self.skips: Cursor | None = None  # it has been told everything up to there: further than the loop
         self._transport = transport
-        self._group = group
 
-    @property
-    def place(self) -> Place:
-        """Where it is, unless it is level: then the group knows."""
-        return self.stream.subscription.cursor, self.stream.subscription.seen
+    def pass_on(self, payload: bytes, run: _Run, before: tuple[Cursor, int], after: tuple[Cursor, int]) -> bool:
+        """Write what a pass brings. Whether that was done: not when the transport still holds what came before."""
+        if self.is_paused:
+            self.fall(before)
+            return False
+        if self.skips:
+            cursor = self.skips
+            if after[0] >= cursor:
+                self.skips = None
+            events = [event for event in run.events if event.id is None or Cursor.parse(event.id) > cursor]
+            if not events:
+                return False
+            payload = self.group.wrap(_join(events))
+        if not self.write(payload):
+            self.fall(after)
+        return True
 
-    def fall(self, place: Place) -> None:
-        """Be no longer level, from this place on."""
-        self.is_level = False
-        self.stream.subscription.cursor, self.stream.subscription.seen = place
+    def fall(self, position: tuple[Cursor, int]) -> None:
+        """Be in sync no more, from this position on."""
+        subscription = self.stream.subscription
+        subscription.cursor, subscription.seen = max(self.skips or position[0], position[0]), position[1]
+        self.skips = None
+        self.in_sync = _BEHIND
+        self.group.fan_out.behind.add(self)
         if not self.is_paused:
-            self._group.settle(self)
+            self.group.fan_out.settle(self)
 
     def write(self, payload: bytes) -> bool:
         """Whether the transport took the payload whole."""
@@ -299,12 +482,14 @@ class _Connection(asyncio.Protocol):
 
     def end(self, ending: str) -> None:
         """End the stream in good order, or at once when nobody takes what was written before."""
+        if self not in self.group.streams:
+            return
         if self.is_paused:
             self.abort(ending)
             return
         self.stream.subscription.ending = ending
-        last_chunk = b"0\r\n\r\n" if self._group.chunked else b""
-        self.write(self._group.wrap(farewell()) + last_chunk)
+        last_chunk = b"0\r\n\r\n" if self.group.chunked else b""
+        self.write(self.group.wrap(farewell()) + last_chunk)
         self._transport.close()
         self.connection_lost(None)
 
@@ -313,19 +498,26 @@ class _Connection(asyncio.Protocol):
         self._transport.abort()
         self.connection_lost(None)
 
+    def on_revoked(self) -> None:
+        self.group.fan_out.revoke(self)
+
     def pause_writing(self) -> None:
         self.is_paused = True
 
     def resume_writing(self) -> None:
         self.is_paused = False
-        if not self.is_level and self in self._group.streams:
-            self._group.settle(self)
+        if self.in_sync == _BEHIND and self in self.group.streams:
+            self.group.fan_out.settle(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.is_level = False
-        self._group.discard(self)
+        self.in_sync = _BEHIND
+        self.group.fan_out.forget(self)
         self.stream.close()
 
 
 def _join(events: Iterable[Event]) -> bytes:
     return b"".join([event.frame for event in events])
+
+
+def _wrap(payload: bytes, chunked: bool) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(payload), payload) if chunked else payload

@@ -8,9 +8,9 @@ import time
 from django.db import connections
 
 from events.brokers import Unavailable
-from events.hub import get_hub
 from events.journal import tell
 from events.log import Gap
+from events.process import get_hub
 
 _APART = 1.0  # seconds between two questions
 _PATIENCE = 0.8  # seconds; Kubernetes gives a probe one, unless it is told otherwise
@@ -43,7 +43,7 @@ class _Health:
     def _ask(self) -> None:
         try:
             hub = get_hub()
-            hub.broker.after(hub.log.head, 1)
+            hub.broker.after(hub.log.head, (), 1)
             self._trouble = ""
         except Gap:
             self._trouble = ""  # that is an answer

@@ -1,171 +1,47 @@
-"""The hub, one per process: takes events from the broker into the log and wakes whoever waits for them."""
+"""The hub, one per process: feeds the log from the broker and notifies the readers."""
 
 import asyncio
 import json
-import math
-import os
 import threading
-import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Sequence
-from itertools import takewhile
+from collections import defaultdict, deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from events.brokers import Broker, Reader, Unavailable, open_broker
+from events.asking import Asker
+from events.brokers import Broker, Reader
 from events.conf import get_config
+from events.journal import Trouble
+from events.limits import Full, Slots, TooMany
 from events.log import Cursor, EventLog, Gap
 from events.metrics import counters
 from events.sources import Sources
+from events.subscription import Subscription
 from events.wire import Event
+
+__all__ = ["REVOKED", "Full", "Hub", "Listener", "TooMany", "revocation"]
 
 _BACKLOG = 1_000  # events that a new process reads at once, so that those who reconnect to it need not, one by one
 _PAGE = 500  # events that are read from the broker at once, for a reader who is further behind than the log
-_STARTS_APART = 1.0  # seconds in which a hub that could not start is not tried again: each try may hold a thread
-_SHOWN = 1_000  # ephemeral events kept, for readers that are behind by less
+_EPHEMERAL = 1_000  # ephemeral events kept, for readers that are behind by less
 _ANSWER = 1_048_576  # bytes of frames in one answer to a poll, and the rest of the last one
-PIECE = 65_536  # bytes: a long replay goes out in pieces, each about as much as a socket's buffer takes
-
 
 # The channel of revocations. No name that can be asked for or published to, so only the hubs read it.
 REVOKED = "!revoked"
 
-
-class Full(Exception):
-    """No more subscriptions fit."""
-
-
-class TooMany(Exception):
-    """One user, or one address, has as many subscriptions as they may; the text says so."""
+_unusable = Trouble("Events that cannot be sent are left out", counted="events")
 
 
 class Listener(Protocol):
-    """Whoever is rung when there is news in its channels; within the hub's lock, so it only takes note."""
+    """Who reads for many streams of one event loop. All of this runs within the hub's lock: take note, never block."""
 
-    @property
-    def channels(self) -> frozenset[str]: ...
+    def notify(self, events: Sequence[Event]) -> None:
+        """Take the next durable events, of all channels, or none: something else has changed."""
 
-    def ring(self) -> None: ...
+    def show(self, event: Event) -> None:
+        """Take an ephemeral event."""
 
-
-class Subscription:
-    """One reader's place in the log, and its alarm clock.
-
-    Reading is asking the log for what lies behind that place, whether it happened yesterday or just now. So there is
-    nothing between replay and live that could be lost, no queue that could grow, and it does not matter when an
-    alarm is missed. `wait` and `wait_async` are for one thread or one coroutine at a time, never both.
-    """
-
-    __slots__ = (
-        "_alarm",
-        "_awake",
-        "_enlisted",
-        "_log",
-        "address",
-        "channels",
-        "cursor",
-        "ending",
-        "hub",
-        "seen",
-        "user",
-    )
-
-    def __init__(
-        self, hub: "Hub", channels: Collection[str], cursor: Cursor, seen: int, user: str = "", address: str = ""
-    ) -> None:
-        self.channels = frozenset(channels)
-        self.cursor = cursor
-        self.hub = hub
-        self.seen = seen  # the number of the last ephemeral event read
-        self.ending = "left"  # or another of events.metrics.ENDINGS, when it is closed for another reason
-        self.user = user
-        self.address = address
-        self._log = hub.log
-        self._enlisted = False
-        self._awake: threading.Event | None = None
-        self._alarm: asyncio.Future[bool] | None = None
-
-    @property
-    def is_revoked(self) -> bool:
-        """Whether it is to end, and reads nothing more."""
-        return self.ending == "revoked"
-
-    def read(self, limit: int = PIECE) -> list[Event]:
-        """What happened since the last read: `limit` bytes of frames and the rest of the last, or else all of it.
-
-        Raises Gap, once, when the log has already forgotten some of it.
-        """
-        hub = self.hub
-        with hub.lock:
-            if self.is_revoked:
-                return []
-            log, self._log = self._log, hub.log
-            after, seen, shown = self.cursor, self.seen, hub.shown
-            # Ahead of this log is not behind it: the reader was there in a process that is faster than this one.
-            ahead = after >= hub.log.head and log is hub.log
-            self.cursor = after if ahead else hub.log.head
-            events = [] if ahead else hub.log.since(after, self.channels)
-            newest = takewhile(lambda shown: shown[0] > seen, reversed(hub.latest.values()))
-            latest = [event for _, event in newest if event.channel in self.channels][::-1]
-        for count, event in enumerate(events, 1):
-            limit -= len(event.frame)
-            if limit <= 0 and count < len(events):
-                self.cursor = Cursor.parse(event.id or "")
-                return events[:count]
-        self.seen = shown
-        return events + latest
-
-    def resume(self, cursor: Cursor) -> int:
-        """Move to this place. Returns how many events there are after it.
-
-        Raises Gap; Unavailable when the broker knows, but cannot say.
-        """
-        self.hub.reach(cursor)
-        with self.hub.lock:
-            missed = len(self.hub.log.since(cursor, self.channels)) if cursor < self.hub.log.head else 0
-            self.cursor = cursor
-        return missed
-
-    def wait(self, timeout: float) -> bool:
-        """Block this thread until there may be something to read (True), or for `timeout` seconds (False)."""
-        if self._awake is None:
-            self._awake = threading.Event()
-        if self._enlist(None):
-            return True
-        if awake := self._awake.wait(timeout):
-            self._awake.clear()
-        return awake
-
-    async def wait_async(self, timeout: float) -> bool:
-        """As `wait`, for a coroutine."""
-        loop = asyncio.get_running_loop()
-        if self._enlist(loop):
-            return True
-        self._alarm = loop.create_future()
-        snooze = loop.call_later(timeout, _ring, self._alarm, False)
-        try:
-            return await self._alarm
-        finally:
-            snooze.cancel()
-            self._alarm = None
-
-    def close(self) -> None:
-        """Give the place up. May be called again, from any thread, and while the garbage collector runs."""
-        self.hub.leave(self)
-
-    def _enlist(self, loop: asyncio.AbstractEventLoop | None) -> bool:
-        """True the first time: what happened before we could be woken is there to read."""
-        if self._enlisted:
-            return False
-        self._enlisted = True
-        self.hub.enlist(self, loop)
-        return True
-
-    def ring(self) -> None:
-        """Wake the reader: in its own loop, or from any thread when it is one that blocks."""
-        if self._alarm:
-            _ring(self._alarm, True)
-        elif self._awake:
-            self._awake.set()
+    def lose(self) -> None:
+        """The log begins anew, or has holes: each stream has to ask for what it has not been told."""
 
 
 def revocation(user: str, channel: str | None) -> Event:
@@ -173,15 +49,10 @@ def revocation(user: str, channel: str | None) -> Event:
     return Event(None, REVOKED, "message", json.dumps({"user": user, "channel": channel}))
 
 
-def _ended_by(event: Event, subscriptions: Collection[Subscription]) -> list[Subscription]:
+def _is_ended_by(event: Event, subscription: Subscription) -> bool:
     revoked = json.loads(event.data)
     user, channel = revoked["user"], revoked["channel"]
-    return [each for each in subscriptions if each.user == user and (channel is None or channel in each.channels)]
-
-
-def _ring(alarm: "asyncio.Future[bool]", awake: bool) -> None:
-    if not alarm.done():
-        alarm.set_result(awake)
+    return bool(subscription.user == user and (channel is None or channel in subscription.channels))
 
 
 class _Wakers:
@@ -190,65 +61,68 @@ class _Wakers:
     def __init__(self, hub: "Hub", loop: asyncio.AbstractEventLoop | None) -> None:
         self._hub = hub
         self._loop = loop
-        self._members: defaultdict[str, set[Listener]] = defaultdict(set)
+        self._members: defaultdict[str, set[Subscription]] = defaultdict(set)
         self._news: set[str] = set()  # channels to wake once the loop gets to it
 
-    def add(self, listener: Listener) -> None:
-        for channel in listener.channels:
-            self._members[channel].add(listener)
+    def add(self, subscription: Subscription) -> None:
+        for channel in subscription.channels:
+            self._members[channel].add(subscription)
 
-    def discard(self, listener: Listener) -> bool:
+    def discard(self, subscription: Subscription) -> bool:
         """True when nobody is left."""
-        for channel in listener.channels:
-            self._members[channel].discard(listener)
+        for channel in subscription.channels & self._members.keys():
+            self._members[channel].discard(subscription)
             if not self._members[channel]:
                 del self._members[channel]
         return not self._members
 
-    def wake(self, channels: set[str]) -> None:
+    def wake(self, channels: Collection[str]) -> None:
         """Wake the members of these channels. However many they are, their loop is crossed into once."""
-        channels = channels & self._members.keys()
-        if channels and self._loop and not self._news:
+        news = {channel for channel in channels if channel in self._members}
+        if news and self._loop and not self._news:
             try:
                 self._loop.call_soon_threadsafe(self._wake_in_loop)
             except RuntimeError:  # the loop is closed, and whoever waited in it is gone
                 return
-        self._news |= channels
+        self._news |= news
         if not self._loop:
-            self._ring()
+            self._notify()
+
+    def wake_all(self) -> None:
+        self.wake(self._members)
 
     def _wake_in_loop(self) -> None:
         with self._hub.lock:
-            self._ring()
+            self._notify()
 
-    def _ring(self) -> None:
-        for listener in set().union(*(self._members[channel] for channel in self._news & self._members.keys())):
-            listener.ring()
+    def _notify(self) -> None:
+        for channel in self._news & self._members.keys():
+            for subscription in self._members[channel]:
+                subscription.notify()
         self._news = set()
 
 
 class Hub:
-    """Feeds the log from the broker and wakes the subscriptions. Everything here may be called from any thread."""
+    """Feeds the log from the broker and notifies the readers. Everything here may be called from any thread."""
 
-    def __init__(self, broker: Broker, history: int) -> None:
+    def __init__(self, broker: Broker, history: int, history_bytes: int = 2**26) -> None:
         self.broker = broker
         self.lock = threading.Lock()
         self.latest: dict[tuple[str, str], tuple[int, Event]] = {}  # the newest of a channel and type, in order
         self.shown = 0  # ephemeral events so far
         self.draining = False  # every stream is to end
-        self.revocations = 0  # so far: who serves many streams looks for those that are to end when it changes
         self._wakers: dict[asyncio.AbstractEventLoop | None, _Wakers] = {}
-        self._open: set[Subscription] = set()
-        self._users: Counter[str] = Counter()  # whose they are; those of visitors without a name are not in here
-        self._addresses: Counter[str] = Counter()
+        self._listeners: list[Listener] = []
+        self._slots = Slots()
         self._left: deque[Subscription] = deque()  # they have closed, and are yet to be removed
         self._sources = Sources(self.show)
-        self._history = history
+        self._asker = Asker()
+        self._history, self._history_bytes = history, history_bytes
         with self.lock:  # what the broker delivers meanwhile waits for the log that it goes into
-            place, backlog = broker.follow(Reader(self.deliver, self.restart), min(history, _BACKLOG))
-            self.log = EventLog(history, place)
+            start, backlog = broker.follow(Reader(self.deliver, self.restart, self.forget), _BACKLOG)
+            self.log = EventLog(history, history_bytes, start)
             for event in backlog:
-                self.log.append(event)
+                self._take(event)
         counters.hubs = 1
 
     @property
@@ -256,28 +130,46 @@ class Hub:
         """How many subscriptions are open."""
         with self.lock:
             self._remove_left()
-            return len(self._open)
+            return len(self._slots.open)
+
+    # What the broker calls
 
     def deliver(self, events: Sequence[Event]) -> None:
         """Take durable events from the broker."""
         with self.lock:
             self._remove_left()
-            for event in events:
-                self.log.append(event)
+            taken = [event for event in events if self._take(event)]
+            for event in taken:
                 if event.channel == REVOKED:
-                    self._revoke(_ended_by(event, self._open))
+                    user = json.loads(event.data)["user"]
+                    self._revoke(each for each in self._slots.of_user(user) if _is_ended_by(event, each))
             counters.received += len(events)
-            self._wake({event.channel for event in events})
+            if self._wakers:
+                channels = {event.channel for event in taken}
+                for wakers in self._wakers.values():
+                    wakers.wake(channels)
+            for listener in self._listeners:
+                listener.notify(taken)
 
     def restart(self, cursor: Cursor) -> None:
-        """Begin a new log after this cursor: the broker has lost what came before. Whoever read it meets a gap.
+        """Begin a new log after this cursor: events before it may be missing. Each reader is told what it has missed.
 
-        What was lost may have been a revocation, so users' streams end and come back, to be authorized anew.
+        What is missing may be a revocation, so users' streams end and come back, to be authorized anew.
         """
         with self.lock:
-            self.log = EventLog(self._history, cursor)
-            self._revoke([subscription for subscription in self._open if subscription.user])
-            self._wake({channel for subscription in self._open for channel in subscription.channels})
+            self.log = EventLog(self._history, self._history_bytes, cursor)
+            for subscription in self._slots.open:
+                self.log.watch(subscription.channels)
+            self._lose(is_revocation_lost=True)
+
+    def forget(self, floors: Mapping[str, Cursor]) -> None:
+        """Of these channels, events up to these cursors may be missing."""
+        with self.lock:
+            for channel, floor in floors.items():
+                self.log.forget(channel, floor)
+            self._lose(is_revocation_lost=REVOKED in floors)
+
+    # What readers call
 
     def show(self, event: Event) -> None:
         """Show an ephemeral event to whoever is here now. A reader that is slow sees the next one instead."""
@@ -287,49 +179,58 @@ class Hub:
             key = event.channel, event.type
             self.latest.pop(key, None)
             self.latest[key] = (self.shown, event)
-            if len(self.latest) > _SHOWN:
+            if len(self.latest) > _EPHEMERAL:
                 del self.latest[next(iter(self.latest))]
-            self._wake({event.channel})
+            for wakers in self._wakers.values():
+                wakers.wake([event.channel])
+            for listener in self._listeners:
+                listener.show(event)
 
     def since(self, cursor: Cursor, channels: Collection[str], limit: int) -> tuple[list[Event], Cursor]:
         """Up to `limit` events after the cursor, fewer if they are long, and the cursor after them.
 
         Raises Gap, and Unavailable.
         """
-        self.reach(cursor)
         with self.lock:
-            events = self.log.since(cursor, channels) if cursor < self.log.head else []
-            cursor = max(cursor, self.log.head)
+            known = cursor <= self.log.head and self.log.reaches(cursor, channels)
+            events, end = (self.log.since(cursor, channels), self.log.head) if known else ([], cursor)
+        if not known:
+            events, end = self.fetch(cursor, channels)
         size = 0
         for count, event in enumerate(events, 1):
             size += len(event.frame)
             if (count >= limit or size >= _ANSWER) and count < len(events):
                 return events[:count], Cursor.parse(event.id or "")
-        return events, cursor
+        return events, end
 
-    def reach(self, cursor: Cursor) -> None:
-        """Have the log reach back to the cursor: what a young process lacks is read from the broker, once for all.
+    def reach(self, cursor: Cursor, channels: Collection[str]) -> None:
+        """Make sure that everything of these channels after the cursor can be read. Raises Gap, and Unavailable."""
+        with self.lock:
+            if cursor <= self.log.head and self.log.reaches(cursor, channels):
+                return
+        self.fetch(cursor, channels)
 
-        A cursor ahead of the log comes from a process that is faster than this one, which the broker confirms.
+    def fetch(self, cursor: Cursor, channels: Collection[str]) -> tuple[list[Event], Cursor]:
+        """Some events after the cursor, from the broker, and the cursor after them. Blocks, but not for ever.
+
+        What it brings is kept, where there is room, so that it is read once for all who ask for it.
         Raises Gap, and Unavailable.
         """
+        return self._asker.ask(lambda: self._fetch(cursor, frozenset(channels)))
+
+    def _fetch(self, cursor: Cursor, channels: frozenset[str]) -> tuple[list[Event], Cursor]:
         with self.lock:
-            log, floor = self.log, self.log.floor
-            if floor <= cursor <= log.head:
-                return
-            if cursor < floor and log.is_full:
-                raise Gap
-        events: list[Event] = []
-        at = cursor
-        is_more = True
-        while is_more:
-            page = self.broker.after(at, _PAGE)
-            events += [event for event in page if Cursor.parse(event.id or "") <= floor]
-            at = Cursor.parse(page[-1].id or "") if page else at
-            is_more = len(page) == _PAGE and at < floor
-        with self.lock:  # the floor may be lower now, as others read back as well
-            if self.log is log and cursor < log.floor <= floor:
-                log.extend_back(cursor, [event for event in events if Cursor.parse(event.id or "") <= log.floor])
+            log, head = self.log, self.log.head
+            if cursor <= head and log.reaches(cursor, channels):  # somebody else has asked meanwhile
+                return log.since(cursor, channels), head
+        page = self.broker.after(cursor, channels, _PAGE)
+        end = Cursor.parse(page[-1].id or "") if page else cursor
+        if len(page) < _PAGE:
+            end = max(end, head)
+            with self.lock:
+                if self.log is log and cursor <= head:
+                    log.extend_back(cursor, channels, page)
+        return page, end
 
     def subscribe(
         self,
@@ -339,62 +240,51 @@ class Hub:
         address: str = "",
         authorized: Cursor | None = None,
     ) -> Subscription:
-        """A place at the log's head, which counts for its user and its address, where there are any.
+        """Open a subscription at the log's head. It counts against the quotas of its user and its address.
 
         `authorized`: the log's head before it was asked whether this user may read. A revocation since then holds.
         Raises Full when `limit` of them are open in this process, and TooMany when too many are this user's or
         from this address.
         """
-        config = get_config()
         with self.lock:
             self._remove_left()
-            if len(self._open) >= limit:
-                counters.refused += 1
-                raise Full
-            for counts, whose, most, kind in (
-                (self._users, user, config.MAX_STREAMS_PER_USER, "user"),
-                (self._addresses, address, config.MAX_STREAMS_PER_ADDRESS, "address"),
-            ):
-                if 0 < most <= counts[whose]:
-                    counters.refused += 1
-                    raise TooMany(f"At most {most:,} streams are open here for one {kind}")
-            subscription = Subscription(self, channels, self.log.head, self.shown, user, address)
+            self._slots.check(limit, user, address, get_config())
+            subscription = Subscription(self, frozenset(channels), self.log.head, self.shown, user, address)
             if user and authorized and self._is_revoked_since(authorized, subscription):
                 subscription.ending = "revoked"
             self._sources.add_listener(subscription.channels)
-            self._open.add(subscription)
-            if user:
-                self._users[user] += 1
-            if address:
-                self._addresses[address] += 1
-            counters.opened += 1
-            counters.streams = len(self._open)
+            self._slots.add(subscription)
+            self.log.watch(subscription.channels)
         return subscription
 
-    def enlist(self, subscription: Subscription, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Wake this subscription from now on, in its loop or (None) in its thread."""
+    def wake_from_now(self, subscription: Subscription, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Notify this subscription from now on, in its loop or (None) in its thread."""
         with self.lock:
-            if subscription in self._open:
-                self._add(subscription, loop)
+            if subscription in self._slots.open:
+                self._wakers.setdefault(loop, _Wakers(self, loop)).add(subscription)
 
-    def listen(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> Subscription:
-        """Ring one who reads for many streams of this loop, until `ignore`. Returns what it reads with."""
+    def listen(self, listener: Listener) -> tuple[Cursor, int]:
+        """Notify one who reads for many streams, from the log's head and the last ephemeral event on: returns both."""
         with self.lock:
-            self._add(listener, loop)
-            return Subscription(self, listener.channels, self.log.head, self.shown)
+            self._listeners.append(listener)
+            return self.log.head, self.shown
 
     def ignore(self, listener: Listener) -> None:
         with self.lock:
-            self._discard(listener)
+            if listener in self._listeners:
+                self._listeners.remove(listener)
 
     def drain(self) -> None:
         """End every stream of this process, and each that is opened from now on."""
         with self.lock:
             self.draining = True
-            self._wake({channel for subscription in self._open for channel in subscription.channels})
+            for wakers in self._wakers.values():
+                wakers.wake_all()
+            for listener in self._listeners:
+                listener.notify(())
 
     def leave(self, subscription: Subscription) -> None:
-        """Free the place: now, or when the lock that is held just now is taken next. Does nothing when it is free."""
+        """Free the slot: now, or when the lock that is held just now is taken next. Does nothing when it is free."""
         self._left.append(subscription)
         # The garbage collector may close a stream within a thread that holds the lock: waiting would be for ever.
         if self.lock.acquire(blocking=False):
@@ -406,110 +296,46 @@ class Hub:
     def close(self) -> None:
         """Stop following the broker, and every source."""
         self.broker.close()
-        for subscription in list(self._open):
+        self._asker.close()
+        for subscription in list(self._slots.open):
             self.leave(subscription)
         counters.hubs = counters.lost = 0
 
-    def _revoke(self, subscriptions: Collection[Subscription]) -> None:
-        self.revocations += 1
-        for subscription in subscriptions:
+    def _take(self, event: Event) -> bool:
+        """Append to the log; an event that cannot be sent, or that has come already, harms nobody else."""
+        try:
+            self.log.append(event)
+        except ValueError as error:
+            _unusable.hit(id=event.id, reason=error)
+            return False
+        return True
+
+    def _lose(self, *, is_revocation_lost: bool) -> None:
+        if is_revocation_lost:
+            self._revoke(subscription for subscription in self._slots.open if subscription.user)
+        for wakers in self._wakers.values():
+            wakers.wake_all()
+        for listener in self._listeners:
+            listener.lose()
+
+    def _revoke(self, subscriptions: Iterable[Subscription]) -> None:
+        for subscription in list(subscriptions):
             subscription.ending = "revoked"
-        self._wake({channel for subscription in subscriptions for channel in subscription.channels})
+            subscription.on_revoked()
 
     def _is_revoked_since(self, cursor: Cursor, subscription: Subscription) -> bool:
         try:
-            return any(_ended_by(event, [subscription]) for event in self.log.since(cursor, {REVOKED}))
+            return any(_is_ended_by(event, subscription) for event in self.log.since(cursor, {REVOKED}))
         except Gap:
-            return True  # who knows what was lost
+            return True  # nobody knows what is missing
 
     def _remove_left(self) -> None:
         while self._left:
             subscription = self._left.popleft()
-            if subscription not in self._open:
+            if not self._slots.remove(subscription):
                 continue
-            self._open.remove(subscription)
-            counters.end(subscription.ending)
-            counters.streams = len(self._open)
-            for counts, whose in ((self._users, subscription.user), (self._addresses, subscription.address)):
-                counts[whose] -= 1
-                if counts[whose] <= 0:
-                    del counts[whose]
+            self.log.unwatch(subscription.channels)
             self._sources.remove_listener(subscription.channels)
-            self._discard(subscription)
-
-    def _add(self, listener: Listener, loop: asyncio.AbstractEventLoop | None) -> None:
-        self._wakers.setdefault(loop, _Wakers(self, loop)).add(listener)
-
-    def _discard(self, listener: Listener) -> None:
-        for loop, wakers in list(self._wakers.items()):
-            if wakers.discard(listener):
-                del self._wakers[loop]
-
-    def _wake(self, channels: set[str]) -> None:
-        for wakers in self._wakers.values():
-            wakers.wake(channels)
-
-
-_broker: Broker | None = None
-_hub: Hub | None = None
-_failure = (-math.inf, "")  # when starting failed, by the monotonic clock, and why
-_starting = threading.RLock()
-
-
-def get_broker() -> Broker:
-    """This process's broker, opened on first use: all that publishing needs. A forked child gets its own."""
-    global _broker
-    if not _broker:
-        with _starting:
-            if not _broker:
-                config = get_config()
-                _broker = open_broker(config.BROKER, config.HISTORY, config.HISTORY_SECONDS)
-    return _broker
-
-
-def get_hub() -> Hub:
-    """This process's hub, started on first use. A forked child gets its own.
-
-    Raises Unavailable while the broker cannot be reached; a later use tries again.
-    """
-    global _hub, _failure
-    if not _hub:
-        with _starting:
-            if not _hub:
-                failed, failure = _failure
-                if time.monotonic() < failed + _STARTS_APART:
-                    raise Unavailable(failure)
-                try:
-                    _hub = Hub(get_broker(), get_config().HISTORY)
-                except Unavailable as error:
-                    _failure = (time.monotonic(), str(error))
-                    raise
-    return _hub
-
-
-def drain_hub() -> None:
-    """End every stream of this process."""
-    if _hub:
-        _hub.drain()
-
-
-def is_draining() -> bool:
-    return bool(_hub and _hub.draining)
-
-
-def close_hub() -> None:
-    """Close this process's hub and broker; the next use starts others."""
-    global _hub, _broker, _failure
-    with _starting:
-        if closing := _hub or _broker:
-            closing.close()
-        _hub, _broker, _failure = None, None, (-math.inf, "")
-
-
-def _forget() -> None:
-    # The parent's threads and connections are not here; its locks may be, held for ever.
-    global _hub, _broker, _starting
-    _hub, _broker, _starting = None, None, threading.RLock()
-
-
-os.register_at_fork(after_in_child=_forget)
+            for loop, wakers in list(self._wakers.items()):
+                if wakers.discard(subscription):
+                    del self._wakers[loop]

@@ -2,13 +2,20 @@
 
 import math
 import threading
+from collections import defaultdict
+from collections.abc import Collection
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from django.http import HttpRequest
 
-from events.conf import UNIX, get_config
+from events.conf import UNIX, Config, get_config
+from events.metrics import counters
+
+if TYPE_CHECKING:
+    from events.subscription import Subscription
 
 _BURST = 10.0  # seconds' worth that may be asked at once: what was missed comes in several answers
 _VISITORS = 10_000  # whose polls are counted at a time; a few megabytes
@@ -84,3 +91,65 @@ class Rates:
 
 
 polls = Rates()
+
+
+class Full(Exception):
+    """No more subscriptions fit."""
+
+
+class TooMany(Exception):
+    """One user, or one address, has as many subscriptions as they may; the text says so."""
+
+
+class Slots:
+    """The subscriptions that are open in this process, and whose they are. The hub's lock guards it."""
+
+    def __init__(self) -> None:
+        self.open: set[Subscription] = set()
+        self._users: defaultdict[str, set[Subscription]] = defaultdict(set)  # without those of unknown visitors
+        self._addresses: defaultdict[str, int] = defaultdict(int)
+
+    def check(self, limit: int, user: str, address: str, config: Config) -> None:
+        """Raises Full when `limit` of them are open, and TooMany when too many are of this user or address."""
+        try:
+            if len(self.open) >= limit:
+                raise Full
+            _refuse_more(len(self._users.get(user, ())), config.MAX_STREAMS_PER_USER, "user")
+            _refuse_more(self._addresses.get(address, 0), config.MAX_STREAMS_PER_ADDRESS, "address")
+        except (Full, TooMany):
+            counters.refused += 1
+            raise
+
+    def add(self, subscription: "Subscription") -> None:
+        self.open.add(subscription)
+        if subscription.user:
+            self._users[subscription.user].add(subscription)
+        if subscription.address:
+            self._addresses[subscription.address] += 1
+        counters.opened += 1
+        counters.streams = len(self.open)
+
+    def remove(self, subscription: "Subscription") -> bool:
+        """False when it was not open any more."""
+        if subscription not in self.open:
+            return False
+        self.open.remove(subscription)
+        if theirs := self._users.get(subscription.user):
+            theirs.discard(subscription)
+            if not theirs:
+                del self._users[subscription.user]
+        if subscription.address:
+            self._addresses[subscription.address] -= 1
+            if not self._addresses[subscription.address]:
+                del self._addresses[subscription.address]
+        counters.end(subscription.ending)
+        counters.streams = len(self.open)
+        return True
+
+    def of_user(self, user: str) -> "Collection[Subscription]":
+        return self._users.get(user, ())
+
+
+def _refuse_more(taken: int, most: int, kind: str) -> None:
+    if 0 < most <= taken:
+        raise TooMany(f"At most {most:,} streams are open here for one {kind}")

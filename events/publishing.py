@@ -10,8 +10,8 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connections, transaction
 
 from events.conf import get_config
-from events.hub import get_broker
 from events.metrics import counters
+from events.process import get_broker
 from events.wire import Event
 
 _CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")

@@ -1,5 +1,6 @@
 """The stream: one open SSE response, as a generator for threads and its twin for event loops."""
 
+import asyncio
 import json
 import math
 import random
@@ -15,11 +16,13 @@ from django.db import connections
 from django.http import HttpRequest, StreamingHttpResponse
 
 from events.authorization import user_of
+from events.brokers import Unavailable
 from events.conf import get_config
-from events.hub import Subscription, get_hub
 from events.limits import address_of
 from events.log import Cursor, Gap
 from events.metrics import counters
+from events.process import get_hub
+from events.subscription import Behind, Subscription
 from events.wire import Event, encode_retry
 
 HEADERS = {
@@ -30,12 +33,23 @@ HEADERS = {
 }
 
 
-def control(type: str, **data: object) -> bytes:
-    """The frame of an event that speaks of the stream itself. It has no id, so it never moves a client's cursor."""
-    return Event(None, "", type, json.dumps(data)).frame
+def control(type: str, id: Cursor | None, **data: object) -> bytes:
+    """The frame of an event that speaks of the stream itself. Its id is the cursor up to which all has been told.
+
+    So a client that knows the standard alone resumes exactly, also when no event has come yet, or none for long.
+    """
+    return Event(str(id) if id else None, "", type, json.dumps(data)).frame
 
 
-HEARTBEAT = control("heartbeat")
+def heartbeat(cursor: Cursor) -> bytes:
+    """What breaks a silence, told to a stream that has been told everything up to the cursor."""
+    return control("heartbeat", cursor)
+
+
+def reset(cursor: Cursor) -> bytes:
+    """What is told in place of events that are kept nowhere any more: the stream goes on after the cursor."""
+    return control("reset", cursor, cursor=str(cursor))
+
 
 _LOOK = 1.0  # seconds between two looks at whether gunicorn wants the worker to stop, which nothing else tells a thread
 
@@ -46,8 +60,8 @@ class EventStreamResponse(StreamingHttpResponse):
     Without a cursor it begins with what happens next. It ends when the client leaves: at once under ASGI, at the
     next write under WSGI. Whether these channels may be read is for the caller to find out; `authorized` is where the
     log was before that, as `authorize` returns it.
-    Raises events.hub.Full when this process holds as many streams as it can, and events.hub.TooMany when this user
-    or this address has as many as they may.
+    Raises events.limits.Full when this process holds as many streams as it can, and events.limits.TooMany when this
+    user or this address has as many as they may.
     """
 
     def __init__(
@@ -108,17 +122,17 @@ class EventStream:
         self._left = False
         age = config.MAX_STREAM_AGE * random.uniform(0.8, 1)  # noqa: S311  those who came together leave one by one
         self.expires = time.monotonic() + age if age else math.inf
-        cursor, resumed, reset = str(subscription.cursor), 0, b""
+        cursor, after = subscription.cursor, b""
         if last_event_id:
             try:
-                resumed = subscription.resume(Cursor.parse(last_event_id))
-                cursor = last_event_id
+                cursor = Cursor.parse(last_event_id)
+                subscription.resume(cursor)
             except Gap:
                 counters.gaps += 1
-                cursor = str(subscription.cursor)
-                reset = control("reset", cursor=cursor)
-        hello = control("hello", cursor=cursor, heartbeat=config.HEARTBEAT, resumed=resumed)
-        self.greeting = encode_retry(config.RETRY) + hello + reset
+                cursor = subscription.cursor
+                after = reset(cursor)
+        hello = control("hello", cursor, cursor=str(cursor), heartbeat=config.HEARTBEAT)
+        self.greeting = encode_retry(config.RETRY) + hello + after
 
     def __iter__(self) -> Iterator[bytes]:
         try:
@@ -134,11 +148,10 @@ class EventStream:
                 if frames:
                     yield frames
                     counters.stream_seconds += time.thread_time() - began
-                elif self.subscription.wait(min(self._patience(), _LOOK)):
-                    continue
                 elif time.monotonic() - written >= get_config().HEARTBEAT:
-                    yield HEARTBEAT
+                    yield heartbeat(self.subscription.cursor)
                 else:
+                    self.subscription.wait(min(self._patience(written), _LOOK))
                     continue
                 written = time.monotonic()
             self.subscription.ending = self.ending()
@@ -149,16 +162,24 @@ class EventStream:
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         try:
             yield self.greeting
+            written = time.monotonic()
             is_live = False
             while not self.is_over():
                 began = time.thread_time()
-                frames = self.read(is_live)
+                try:
+                    frames = self.read_now(is_live)
+                except Behind:
+                    frames = await asyncio.to_thread(self.read, is_live)
                 is_live = is_live or self._is_up_to_date()
                 if frames:
                     yield frames
                     counters.stream_seconds += time.thread_time() - began
-                elif not await self.subscription.wait_async(self._patience()) and not self.is_over():
-                    yield HEARTBEAT
+                elif time.monotonic() - written >= get_config().HEARTBEAT:
+                    yield heartbeat(self.subscription.cursor)
+                else:
+                    await self.subscription.wait_async(self._patience(written))
+                    continue
+                written = time.monotonic()
             self.subscription.ending = self.ending()
             yield farewell()
         finally:
@@ -167,17 +188,27 @@ class EventStream:
     def read(self, is_live: bool = False) -> bytes:
         """The next frames, not many more bytes than a socket's buffer takes; empty when there are none.
 
-        `is_live`: whether they count for the delay of delivery.
+        `is_live`: whether they count for the delay of delivery. Blocks while the broker is asked for what this process
+        no longer has; a stream that cannot be told what comes next ends, and its client comes back.
         """
         try:
-            events = self.subscription.read()
-            counters.deliveries += len(events)
-            if is_live:
-                counters.observe([event.time for event in events], time.time())
-            return b"".join([event.frame for event in events])
+            return self._frames(self.subscription.read(), is_live)
         except Gap:
             counters.gaps += 1
-            return control("reset", cursor=str(self.subscription.cursor))
+            return reset(self.subscription.cursor)
+        except Unavailable:
+            self._left = True
+            return b""
+
+    def read_now(self, is_live: bool = False) -> bytes:
+        """As `read`, from memory. Raises Behind when the broker has to be asked."""
+        return self._frames(self.subscription.read_now(), is_live)
+
+    def _frames(self, events: list[Event], is_live: bool) -> bytes:
+        counters.deliveries += len(events)
+        if is_live:
+            counters.observe([event.time for event in events], time.time())
+        return b"".join([event.frame for event in events])
 
     def is_over(self) -> bool:
         subscription = self.subscription
@@ -194,10 +225,10 @@ class EventStream:
     def leave(self) -> None:
         """End it from within its event loop: the client has gone."""
         self._left = True
-        self.subscription.ring()
+        self.subscription.notify()
 
     def close(self) -> None:
-        """Give the place up. May be called again, and from any thread."""
+        """Give the slot up. May be called again, and from any thread."""
         self.subscription.close()
 
     # A client may leave before anything was sent, and then nobody iterates it and nobody closes it.
@@ -206,8 +237,8 @@ class EventStream:
     def _is_up_to_date(self) -> bool:
         return self.subscription.cursor >= self.subscription.hub.log.head
 
-    def _patience(self) -> float:
-        return max(0.0, min(get_config().HEARTBEAT, self.expires - time.monotonic()))
+    def _patience(self, written: float) -> float:
+        return max(0.0, min(written + get_config().HEARTBEAT, self.expires) - time.monotonic())
 
 
 def _let_go_of_databases() -> None:
@@ -220,7 +251,9 @@ def _let_go_of_databases() -> None:
 def farewell() -> bytes:
     """The last words of a stream that is ended on purpose: when to come back, each client at another time."""
     config = get_config()
-    return encode_retry(config.RETRY + random.randrange(config.SPREAD + 1)) + b"\n"  # noqa: S311  no secret
+    wait = config.RETRY + random.randrange(config.SPREAD + 1)  # noqa: S311  no secret
+    # In one block, with data: some clients drop a block without, and would not see the retry.
+    return encode_retry(wait) + control("drain", None, retry=wait)
 
 
 def capacity(request: HttpRequest) -> int:

@@ -21,11 +21,11 @@ from events.brokers import Unavailable
 from events.conf import get_config
 from events.cors import preflight, share
 from events.health import check_health
-from events.hub import Full, TooMany, get_hub, is_draining
 from events.journal import Trouble
-from events.limits import address_of, polls
+from events.limits import Full, TooMany, address_of, polls
 from events.log import LONGEST_CURSOR, Cursor, Gap
 from events.metrics import counters
+from events.process import get_hub, is_draining
 from events.publishing import InvalidEvent, TooLarge, check_channels, publish
 from events.streams import EventStreamResponse, describe_stream
 

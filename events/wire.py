@@ -6,8 +6,6 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html
 import codecs
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
 
 # The standard's line ends (9.2.5). str.splitlines() would also split at U+2028 and friends.
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -15,21 +13,55 @@ _RETRY_DIGITS = 15  # milliseconds; more would be 30,000 years, and past 4,300 d
 _CANNOT_CARRY = re.compile(r"[\r\n\0]")
 
 
-@dataclass(frozen=True)
 class Event:
-    """One event. `id` is None when it is ephemeral: such an event never moves a client's Last-Event-ID."""
+    """One event, immutable. `id` is None when it is ephemeral: such an event never moves a client's Last-Event-ID.
 
-    id: str | None
-    channel: str
-    type: str
-    data: str
-    time: float | None = field(default=None, compare=False)
-    """When it was given its id, in seconds since the epoch; it does not travel."""
+    `time` is when it was given its id, in seconds since the epoch; it does not travel, and does not count for equality.
+    The data is in memory once: as text until the frame is first asked for, and from then on within the frame.
+    """
 
-    @cached_property
+    __slots__ = ("_data", "_frame", "channel", "id", "time", "type")
+
+    def __init__(self, id: str | None, channel: str, type: str, data: str, time: float | None = None) -> None:
+        self.id = id
+        self.channel = channel
+        self.type = type
+        self.time = time
+        self._data: str | None = data
+        self._frame: bytes | None = None
+
+    @property
+    def data(self) -> str:
+        """The data. Once the frame was made, a CR in it has become LF, as clients receive it."""
+        data, frame = self._data, self._frame
+        if data is None and frame is not None:  # never the other way round, as `frame` sets them in this order
+            data = "\n".join(line[6:] for line in frame.decode().split("\n") if line.startswith("data: "))
+        return data or ""
+
+    @property
     def frame(self) -> bytes:
         """The event as `encode` has it, encoded once however many streams it goes to."""
-        return encode(self)
+        if self._frame is None:
+            self._frame = encode(self)
+            self._data = None
+        return self._frame
+
+    def numbered(self, id: str, time: float) -> "Event":
+        """The same event with an id."""
+        return Event(id, self.channel, self.type, self.data, time)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Event) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __repr__(self) -> str:
+        return f"Event({self.id!r}, {self.channel!r}, {self.type!r}, {self.data!r})"
+
+    @property
+    def _key(self) -> tuple[str | None, str, str, str]:
+        return self.id, self.channel, self.type, self.data
 
 
 def encode(event: Event) -> bytes:

@@ -25,8 +25,8 @@ from gunicorn.workers.gasgi import ASGIWorker
 from events.asgi import TAKEOVER
 from events.conf import get_config
 from events.fanout import FanOut
-from events.hub import drain_hub
 from events.metrics import counters
+from events.process import drain_hub
 from events.streams import EventStream
 
 _LOOK = 1.0  # seconds between two signs of life to the arbiter

@@ -13,8 +13,10 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 
 from events import views
-from events.hub import Full, Subscription, get_hub
+from events.limits import Full
+from events.process import get_hub
 from events.streams import HEADERS, EventStreamResponse, capacity
+from events.subscription import Subscription
 
 COOKIE = "fault"
 

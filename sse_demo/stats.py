@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from events.hub import get_hub
 from events.metrics import counters
+from events.process import get_hub
 from events.sources import Show, Stop, source
 from events.wire import Event
 

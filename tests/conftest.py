@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from events.hub import close_hub
+from events.process import close_hub
 from tests.brokers import open_log
 from tests.live.servers import ROOT
 from tests.services import postgresql_server, valkey_server

@@ -21,7 +21,7 @@ from pytest_django.fixtures import Settings
 
 from events import publish
 from events.asgi import TAKEOVER, THREADS, EventStreamHandler, in_one_thread
-from events.hub import get_hub
+from events.process import get_hub
 from events.streams import EventStream, EventStreamResponse
 from events.wire import Decoder, Event
 

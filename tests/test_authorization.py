@@ -16,11 +16,12 @@ from django.http import HttpRequest
 from django.test import AsyncRequestFactory, Client, RequestFactory
 from pytest_django.fixtures import DjangoAssertNumQueries, Settings
 
-from events import hub, publish, revoke
+from events import publish, revoke
 from events.asgi import EventStreamHandler
 from events.authorization import by_prefix, get_rule
-from events.hub import REVOKED, Hub, get_hub
+from events.hub import REVOKED, Hub
 from events.log import Cursor
+from events.process import get_broker, get_hub
 from events.publishing import InvalidEvent
 from events.streams import EventStream, EventStreamResponse
 from events.wire import Decoder, Event
@@ -275,7 +276,7 @@ class TestRevoke:
     def test_waits_for_the_commit(self, factory: Factory, open_log: OpenLog) -> None:
         log = open_log("sqlite")
         stream = get_hub().subscribe(["a"], 10, user="7")
-        hub.get_broker().database = log.alias
+        get_broker().database = log.alias
         with transaction.atomic(using=log.alias):
             revoke(ADA)
             assert not stream.is_revoked
@@ -300,7 +301,7 @@ class TestRevoke:
         user = User.objects.create(username="ada")
         client.force_login(user)
         opened = [client.get(STREAM, {"channel": name}) for name in ("clock", f"user:{user.pk}:a")]
-        assert sorted(subscription.user for subscription in get_hub()._open) == ["", str(user.pk)]
+        assert sorted(subscription.user for subscription in get_hub()._slots.open) == ["", str(user.pk)]
         for response in opened:
             response.close()
 
@@ -340,7 +341,7 @@ def other_process(request: pytest.FixtureRequest, settings: Settings, open_log: 
     other = Hub(log.open(), 100)
     yield other
     other.close()
-    hub.get_broker().close()
+    get_broker().close()
 
 
 def test_a_revocation_reaches_the_other_processes(other_process: Hub) -> None:

@@ -5,7 +5,7 @@ from django.core.exceptions import ImproperlyConfigured
 from pytest_django.fixtures import Settings
 
 from events.conf import get_config
-from events.hub import get_hub
+from events.process import get_hub
 
 
 def test_every_key_has_a_default(settings: Settings) -> None:

@@ -1,16 +1,16 @@
 import asyncio
 import socket
+import time
 from typing import Any
 
 import pytest
 from pytest_django.fixtures import Settings
 
 from events import publish, revoke
-from events.fanout import FanOut, _Group
-from events.hub import get_hub
-from events.log import Cursor
+from events.fanout import FanOut
 from events.metrics import counters
-from events.streams import HEARTBEAT, EventStream
+from events.process import get_hub
+from events.streams import EventStream, heartbeat
 from events.wire import Event
 
 
@@ -64,7 +64,7 @@ def test_a_connection_that_lingers_takes_nothing_from_who_came_after_it(settings
             fan_out.take(transport, stream, chunked=False, paused=False)
         before.protocol.connection_lost(None)
         # Heartbeats come from where old age is looked for as well.
-        assert await asyncio.wait_for(after.written.get(), 10) == HEARTBEAT
+        assert await asyncio.wait_for(after.written.get(), 10) == heartbeat(get_hub().log.head)
 
     asyncio.run(scenario())
 
@@ -86,32 +86,24 @@ def test_who_may_read_no_more_gets_nothing_that_is_published_after_that() -> Non
     asyncio.run(scenario())
 
 
-def test_streams_that_are_ahead_of_this_process_are_waited_for_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    passes = 0
-    visit = _Group.visit
-
-    async def counting(group: _Group) -> None:
-        nonlocal passes
-        passes += 1
-        await visit(group)
-
-    monkeypatch.setattr(_Group, "visit", counting)
-
+def test_streams_that_are_ahead_of_this_process_are_waited_for_at_rest() -> None:
     async def scenario() -> None:
         fan_out = FanOut(asyncio.get_running_loop())
+        theirs = get_hub().log.head.next(time.time() + 3600)
         transports = [LingeringTransport() for _ in range(100)]
         for transport in transports:
             stream = EventStream(get_hub().subscribe(["a"], 100))
-            stream.subscription.cursor = Cursor(get_hub().log.head.major, 1)
+            stream.subscription.cursor = theirs
             fan_out.take(transport, stream, chunked=False, paused=False)
         get_hub().show(Event(None, "a", "message", "tick"))
         for transport in transports:
             assert b"tick" in await asyncio.wait_for(transport.written.get(), 10)
-        await asyncio.sleep(0.05)
-        assert passes < 10
-        publish("a", "theirs already")
-        publish("a", "news")
+        assert fan_out.passes < 10
+        get_hub().deliver([Event(str(theirs), "a", "message", '"theirs already"')])
+        get_hub().deliver([Event(str(theirs.next(0)), "a", "message", '"news"')])
         for transport in transports:
-            assert b"news" in await asyncio.wait_for(transport.written.get(), 10)
+            written = await asyncio.wait_for(transport.written.get(), 10)
+            assert b"news" in written
+            assert b"theirs" not in written
 
     asyncio.run(scenario())

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from django.test import AsyncClient, Client, override_settings
 
-from events.hub import get_hub
+from events.process import get_hub
 from sse_demo import faults
 
 # As a stream ends, Django looks after the connections to the database.

@@ -5,8 +5,8 @@ from django.test import Client
 
 from events.brokers import Unavailable
 from events.health import _Health
-from events.hub import drain_hub, get_hub
 from events.log import Cursor
+from events.process import drain_hub, get_hub
 from events.wire import Event
 
 

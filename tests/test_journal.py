@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from events.hub import get_hub
 from events.journal import Trouble, tell
+from events.process import get_hub
 from events.sources import Show, Stop, source
 from events.wire import Event
 

@@ -13,8 +13,8 @@ from django.test import AsyncRequestFactory, Client, RequestFactory
 from pytest_django.fixtures import Settings
 
 from events import limits
-from events.hub import TooMany, get_hub
-from events.limits import Rates, address_of
+from events.limits import Rates, TooMany, address_of
+from events.process import get_hub
 from events.streams import EventStreamResponse
 
 STREAM = "/events/"
@@ -130,8 +130,8 @@ class TestStreams:
                 way(EventStreamResponse(request_of(User(pk=7)), ["a"]))
             gc.collect()
             assert get_hub().streams == 0
-            assert not get_hub()._users
-            assert not get_hub()._addresses
+            assert not get_hub()._slots._users
+            assert not get_hub()._slots._addresses
 
     def test_too_many_are_answered_429_and_when_to_try_again(
         self, configure: Callable[..., None], client: Client

@@ -3,8 +3,8 @@ from django.test import Client
 from prometheus_client import REGISTRY
 from pytest_django.fixtures import Settings
 
-from events.hub import get_hub
 from events.metrics import DELAYS, Counters, counters
+from events.process import get_hub
 from events.prometheus import EventsCollector
 from events.wire import Event
 

@@ -7,8 +7,8 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.test import AsyncClient, Client
 
-from events.hub import get_hub
 from events.metrics import counters
+from events.process import get_hub
 from events.wire import Event
 from sse_demo import stats
 from sse_demo.cpu_time import cpu_time

@@ -16,7 +16,8 @@ from django.test import AsyncRequestFactory, RequestFactory
 from pytest_django.fixtures import Settings
 
 from events import Event, publish
-from events.hub import Full, get_hub
+from events.limits import Full
+from events.process import get_hub
 from events.streams import EventStreamResponse
 from events.wire import Decoder
 

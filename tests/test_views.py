@@ -8,7 +8,7 @@ from django.test import Client
 from pytest_django.fixtures import Settings
 
 from events import publish
-from events.hub import get_hub
+from events.process import get_hub
 
 STREAM = "/events/"
 POLL = "/events/poll/"

@@ -1,6 +1,6 @@
 """Where the log of events lives. A broker is chosen by a URL: see `open_broker`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,8 +22,11 @@ class Reader:
     """Takes the next events, in order, each once."""
 
     restart: Callable[[Cursor], None]
-    """Takes the place after which delivery goes on, when events in between are lost: the history was trimmed or
-    replaced while nobody could look."""
+    """Takes the cursor after which delivery goes on, when events in between may not have been delivered: this process
+    lagged behind what is kept to follow, or the history is another one. `after` tells whom that concerns."""
+
+    forget: Callable[[Mapping[str, Cursor]], None]
+    """Takes channels, and for each the cursor up to which events of it may not have been delivered."""
 
 
 class Broker(Protocol):
@@ -44,12 +47,16 @@ class Broker(Protocol):
         """Take events that become visible when the transaction around the call commits, and never if it does not."""
         ...
 
-    def after(self, cursor: Cursor, limit: int) -> list[Event]:
-        """Up to `limit` events after the cursor, oldest first. Raises Gap when some of them are no longer kept."""
+    def after(self, cursor: Cursor, channels: Collection[str], limit: int) -> list[Event]:
+        """Up to `limit` events of these channels after the cursor, oldest first.
+
+        Raises Gap when an event of these channels after the cursor is no longer kept, and for a cursor that is not of
+        this history.
+        """
         ...
 
     def follow(self, reader: Reader, backlog: int) -> tuple[Cursor, list[Event]]:
-        """A place in the log, and all events after it: the newest, up to `backlog`. The reader gets what follows.
+        """A cursor, and all events of all channels after it: up to `backlog`. The reader gets what follows.
 
         Once begun it does not end: when the log cannot be reached it tries again, ever more slowly, and goes on
         where it was.
@@ -61,9 +68,10 @@ class Broker(Protocol):
         ...
 
 
-def open_broker(url: str, history: int, history_seconds: float) -> Broker:
-    """The broker for a URL, keeping `history` events, and none for longer than `history_seconds`.
+def open_broker(url: str, history: int, history_seconds: float, history_bytes: int = 2**26) -> Broker:
+    """The broker for a URL. It keeps `history` events of each channel, and none for longer than `history_seconds`.
 
+    `history_bytes` is for a broker in memory: what all channels together may take.
     Raises ImproperlyConfigured for a URL that none of them takes.
     """
     scheme, _, rest = url.partition(":")
@@ -71,7 +79,7 @@ def open_broker(url: str, history: int, history_seconds: float) -> Broker:
         case "memory" if not rest:
             from events.brokers.memory import MemoryBroker
 
-            return MemoryBroker(history)
+            return MemoryBroker(history, history_seconds, history_bytes)
         case "db":
             from events.brokers.database import DatabaseBroker
 

@@ -1,15 +1,15 @@
 """`memory:` keeps the log in this process: for tests, and for a site that is one process."""
 
+import logging
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Collection, Sequence
 
 from django.db import DEFAULT_DB_ALIAS, transaction
 
 from events.brokers import Reader
-from events.log import Cursor, EventLog
+from events.journal import tell
+from events.log import Cursor, EventLog, Gap
 from events.wire import Event
 
 
@@ -18,34 +18,41 @@ class MemoryBroker:
 
     database = DEFAULT_DB_ALIAS
 
-    def __init__(self, history: int) -> None:
+    def __init__(self, history: int, history_seconds: float, history_bytes: int) -> None:
         self._lock = threading.Lock()
-        self._log = EventLog(history, Cursor(time.time_ns() // 1_000_000, 0))
+        self._log = EventLog(history, history_bytes, Cursor(time.time_ns() // 1_000_000, 0), history_seconds)
         self._reader: Reader | None = None
 
     def append(self, events: Sequence[Event]) -> list[str]:
         with self._lock:  # held while delivering: the order of delivery is the order of the ids
             numbered = []
             for event in events:
-                major, minor = self._log.head
-                numbered.append(replace(event, id=str(Cursor(major, minor + 1)), time=time.time()))
+                now = time.time()
+                numbered.append(event.numbered(str(self._log.head.next(now)), now))
                 self._log.append(numbered[-1])
             if self._reader:
                 self._reader.deliver(numbered)
         return [str(event.id) for event in numbered]
 
     def append_on_commit(self, events: Sequence[Event]) -> None:
-        transaction.on_commit(partial(self.append, events), using=self.database)
+        def append_now() -> None:
+            try:
+                self.append(events)
+            except Exception as error:  # noqa: BLE001  the caller's transaction has succeeded, and its hooks go on
+                tell(logging.ERROR, "Events of a committed transaction are lost", error, events=len(events))
 
-    def after(self, cursor: Cursor, limit: int) -> list[Event]:
+        transaction.on_commit(append_now, using=self.database, robust=True)
+
+    def after(self, cursor: Cursor, channels: Collection[str], limit: int) -> list[Event]:
         with self._lock:
-            return self._log.since(cursor)[:limit]
+            if cursor > self._log.head:
+                raise Gap
+            return self._log.since(cursor, channels)[:limit]
 
     def follow(self, reader: Reader, backlog: int) -> tuple[Cursor, list[Event]]:
         with self._lock:
             self._reader = reader
-            begin = Cursor(self._log.head.major, max(self._log.floor.minor, self._log.head.minor - backlog))
-            return begin, self._log.since(begin)
+            return self._log.newest(backlog)
 
     def close(self) -> None:
         with self._lock:

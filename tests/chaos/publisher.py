@@ -14,8 +14,8 @@ def main(rate: float) -> None:
     django.setup()
 
     from events.brokers import Unavailable
-    from events.hub import get_broker
     from events.log import Cursor
+    from events.process import get_broker
     from events.publishing import publish
     from tests.chaos.clients import CHANNEL
 

@@ -10,7 +10,7 @@ from django.urls import include, path
 from django.views.decorators.csrf import csrf_exempt
 
 from events import publish, views
-from events.hub import get_hub
+from events.process import get_hub
 
 
 @csrf_exempt

@@ -1,0 +1,166 @@
+"""A subscription: one reader, its channels, its position in the log, and its waiting."""
+
+import asyncio
+import threading
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from events.log import Cursor, Gap
+from events.wire import Event
+
+if TYPE_CHECKING:
+    from events.hub import Hub
+
+PIECE = 65_536  # bytes: a long replay goes out in pieces, each about as much as a socket's buffer takes
+
+
+class Behind(Exception):
+    """This process's memory no longer reaches back to where the reader is. `Subscription.read` asks the broker."""
+
+
+class Subscription:
+    """One reader's position in the log, and its alarm clock.
+
+    Reading is asking the log for what came after that position, whether it happened yesterday or just now. So there is
+    nothing between replay and live that could be lost, no queue that could grow, and it does not matter when an
+    alarm is missed. `wait` and `wait_async` are for one thread or one coroutine at a time, never both.
+    """
+
+    __slots__ = (
+        "_alarm",
+        "_awake",
+        "_is_waking",
+        "address",
+        "channels",
+        "cursor",
+        "ending",
+        "hub",
+        "on_revoked",
+        "seen",
+        "user",
+    )
+
+    def __init__(
+        self, hub: "Hub", channels: frozenset[str], cursor: Cursor, seen: int, user: str = "", address: str = ""
+    ) -> None:
+        self.channels = channels
+        self.cursor = cursor
+        self.hub = hub
+        self.seen = seen  # the number of the last ephemeral event read
+        self.ending = "left"  # or another of events.metrics.ENDINGS, when it is closed for another reason
+        self.user = user
+        self.address = address
+        self.on_revoked = self.notify  # what the hub calls, within its lock, when this user may read no more
+        self._is_waking = False
+        self._awake: threading.Event | None = None
+        self._alarm: asyncio.Future[bool] | None = None
+
+    @property
+    def is_revoked(self) -> bool:
+        """Whether it is to end, and reads nothing more."""
+        return self.ending == "revoked"
+
+    def read(self, limit: int = PIECE) -> list[Event]:
+        """What happened since the last read: `limit` bytes of frames and the rest of the last, or else all of it.
+
+        Blocks while the broker is asked for what this process no longer has. Raises Gap, once, when that is kept
+        nowhere any more, and Unavailable.
+        """
+        try:
+            return self.read_now(limit)
+        except Behind:
+            pass
+        try:
+            events, cursor = self.hub.fetch(self.cursor, self.channels)
+        except Gap:
+            self._skip()
+            raise
+        with self.hub.lock:
+            if self.is_revoked:
+                return []
+            self.cursor = cursor
+        return events
+
+    def read_now(self, limit: int = PIECE) -> list[Event]:
+        """As `read`, from memory. Raises Behind when the broker has to be asked."""
+        hub = self.hub
+        with hub.lock:
+            if self.is_revoked:
+                return []
+            log = hub.log
+            after, seen = self.cursor, self.seen
+            # The cursor may be newer than this log: another process was further along. That is not a gap.
+            if after < log.head:
+                try:
+                    events = log.since(after, self.channels)
+                except Gap:
+                    raise Behind from None
+                for count, event in enumerate(events, 1):
+                    limit -= len(event.frame)
+                    if limit <= 0 and count < len(events):
+                        self.cursor = Cursor.parse(event.id or "")
+                        return events[:count]
+                self.cursor = log.head
+            else:
+                events = []
+            if seen != hub.shown:
+                self.seen = hub.shown
+                newest = takewhile(lambda shown: shown[0] > seen, reversed(hub.latest.values()))
+                events += [event for _, event in newest if event.channel in self.channels][::-1]
+        return events
+
+    def resume(self, cursor: Cursor) -> None:
+        """Move to this cursor. Raises Gap; Unavailable when the broker knows, but cannot say."""
+        self.hub.reach(cursor, self.channels)
+        self.cursor = cursor
+
+    def wait(self, timeout: float) -> bool:
+        """Block this thread until there may be something to read (True), or for `timeout` seconds (False)."""
+        if self._awake is None:
+            self._awake = threading.Event()
+        if self._begin_waking(None):
+            return True
+        if awake := self._awake.wait(timeout):
+            self._awake.clear()
+        return awake
+
+    async def wait_async(self, timeout: float) -> bool:
+        """As `wait`, for a coroutine."""
+        loop = asyncio.get_running_loop()
+        if self._begin_waking(loop):
+            return True
+        self._alarm = loop.create_future()
+        snooze = loop.call_later(timeout, _wake, self._alarm, False)
+        try:
+            return await self._alarm
+        finally:
+            snooze.cancel()
+            self._alarm = None
+
+    def notify(self) -> None:
+        """Wake the reader: in its own loop, or from any thread when it is one that blocks."""
+        if self._alarm:
+            _wake(self._alarm, True)
+        elif self._awake:
+            self._awake.set()
+
+    def close(self) -> None:
+        """Give the slot up. May be called again, from any thread, and while the garbage collector runs."""
+        self.hub.leave(self)
+
+    def _skip(self) -> None:
+        with self.hub.lock:
+            self.cursor = self.hub.log.head
+
+    def _begin_waking(self, loop: asyncio.AbstractEventLoop | None) -> bool:
+        """True the first time: what happened before it could be woken is there to read."""
+        if self._is_waking:
+            return False
+        self._is_waking = True
+        self.hub.wake_from_now(self, loop)
+        return True
+
+
+def _wake(alarm: "asyncio.Future[bool]", awake: bool) -> None:
+    if not alarm.done():
+        alarm.set_result(awake)
