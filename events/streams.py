@@ -38,7 +38,8 @@ def control(type: str, id: Cursor | None, **data: object) -> bytes:
 
     So a client that knows the standard alone resumes exactly, also when no event has come yet, or none for long.
     """
-    return Event(str(id) if id else None, "", type, json.dumps(data)).frame
+    its_id = f"id: {id}\n" if id else ""
+    return f"event: {type}\n{its_id}data: {json.dumps(data)}\n\n".encode()
 
 
 def heartbeat(cursor: Cursor) -> bytes:

@@ -1,4 +1,5 @@
 import threading
+from collections.abc import Collection
 
 import pytest
 from django.test import Client
@@ -27,7 +28,7 @@ def test_a_process_that_is_stopping_is_not(client: Client) -> None:
 def test_the_broker_is_asked_once_a_second_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def after(cursor: Cursor, limit: int) -> list[Event]:
+    def after(cursor: Cursor, channels: Collection[str], limit: int) -> list[Event]:
         asked.append(cursor)
         return []
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pytest_django.fixtures import Settings
 
 from events.asgi import EventStreamHandler
+from events.log import Cursor
 from events.process import get_hub
 from events.wire import Decoder, Event
 from tests.fuzz import requests
@@ -112,8 +113,8 @@ def check_opening(opening: bytes) -> None:
     types = [event.type for event in decoder.feed(opening)]
     assert opening.startswith(OPENING), opening
     assert types in (["hello"], ["hello", "reset"])
-    assert decoder.last_event_id == ""
-    assert {line.partition(b":")[0] for line in opening.splitlines()} <= {b"retry", b"event", b"data", b""}
+    Cursor.parse(decoder.last_event_id)
+    assert {line.partition(b":")[0] for line in opening.splitlines()} <= {b"retry", b"event", b"id", b"data", b""}
 
 
 @given(

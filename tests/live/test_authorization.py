@@ -66,6 +66,7 @@ class Member:
 
 
 def ends_in_good_order(stream: Stream) -> bool:
+    assert stream.next().type == "drain"
     with pytest.raises(StopIteration):
         stream.next()
     return (stream.decoder.retry or 0) >= 2000

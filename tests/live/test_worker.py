@@ -114,7 +114,7 @@ def test_a_stream_over_http_1_1_is_chunked_to_its_end(start: Start) -> None:
         published = [server.publish("a", n) for n in range(3)]
         assert [next_of(events, "message").id for _ in published] == published
         server.stop()
-        assert list(events) == []
+        assert [event.type for event in events] == ["drain"]
         assert response.isclosed()  # the last chunk came
         assert client.socket.recv(1) == b""
 
@@ -130,7 +130,7 @@ def test_a_stream_over_http_1_0_is_plain_and_ends_with_the_connection(start: Sta
         next_of(events, "hello")
         assert server.publish("a", 1) == next_of(events, "message").id
         server.stop()
-        assert list(events) == []
+        assert [event.type for event in events] == ["drain"]
 
 
 def test_streams_of_other_channels_and_versions_stand_beside_each_other(start: Start) -> None:
@@ -179,7 +179,7 @@ def test_a_replay_larger_than_any_buffer_arrives_whole_and_in_order(start: Start
     cursor = server.publish("a", 0)
     missed = [server.publish("a", LARGE) for _ in range(60)]
     with Stream(server, {"Last-Event-ID": cursor}, channel="a") as stream:
-        assert '"resumed": 60' in stream.next("hello").data
+        assert stream.next("hello").id == cursor
         assert [stream.next("message").id for _ in missed] == missed
         assert server.publish("a", 1) == stream.next("message").id
 
@@ -284,6 +284,7 @@ def test_a_stop_ends_every_stream_and_spreads_out_those_who_come_back(start: Sta
         server.process.send_signal(signal.SIGTERM)
         retries = []
         for stream in streams:
+            assert stream.next().type == "drain"
             with pytest.raises(StopIteration):
                 stream.next()
             retries.append(stream.decoder.retry or 0)
@@ -317,6 +318,7 @@ def test_streams_end_when_their_worker_has_had_its_requests(start: Start) -> Non
         stream.next("hello")
         for _ in range(3):  # after the one that has found the server ready, and the stream's own
             server.state()
+        assert stream.next().type == "drain"
         with pytest.raises(StopIteration):
             stream.next()
         assert stream.decoder.retry
@@ -326,6 +328,7 @@ def test_a_stream_ends_at_its_age(start: Start) -> None:
     server = start(MAX_STREAM_AGE=0.5)
     with Stream(server, channel="a") as stream:
         stream.next("hello")
+        assert stream.next().type == "drain"
         with pytest.raises(StopIteration):
             stream.next()
         assert stream.decoder.retry
