@@ -1,6 +1,6 @@
 """Where the log of events lives. A broker is chosen by a URL: see `open_broker`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +25,9 @@ class Reader:
     """Takes the place after which delivery goes on, when events in between are lost: the history was trimmed or
     replaced while nobody could look."""
 
+    forget: Callable[[Mapping[str, Cursor]], None]
+    """Takes channels, each with a cursor: its events up to there may be missing from what was delivered."""
+
 
 class Broker(Protocol):
     """Puts events into one total order, keeps the newest of them, and tells every process about them.
@@ -44,8 +47,11 @@ class Broker(Protocol):
         """Take events that become visible when the transaction around the call commits, and never if it does not."""
         ...
 
-    def after(self, cursor: Cursor, limit: int) -> list[Event]:
-        """Up to `limit` events after the cursor, oldest first. Raises Gap when some of them are no longer kept."""
+    def after(self, cursor: Cursor, channels: Collection[str], limit: int) -> list[Event]:
+        """Up to `limit` events of these channels after the cursor, oldest first.
+
+        Raises Gap when one of them is no longer kept, or when the cursor is not of this history.
+        """
         ...
 
     def follow(self, reader: Reader, backlog: int) -> tuple[Cursor, list[Event]]:
