@@ -138,7 +138,8 @@ def _valkey_log(server: Valkey, alias: str) -> Iterator[Log]:
     with server.client() as client:
 
         def lose_history() -> None:
-            client.delete(*client.keys(f"{{{stream}}}*"))
+            if keys := client.keys(f"{{{stream}}}*"):
+                client.delete(*keys)
 
         yield Log(f"{server.url}?stream={stream}", alias=alias, lose_history=lose_history)
         lose_history()
