@@ -85,7 +85,7 @@ class Recorder:
 
     def __init__(self, broker: Broker, backlog: int = 0) -> None:
         self._told: queue.Queue[Event | Cursor] = queue.Queue()
-        self.begin, self.backlog = broker.follow(Reader(self._deliver, self._told.put), backlog)
+        self.begin, self.backlog = broker.follow(Reader(self._deliver, self._told.put, lambda _: None), backlog)
 
     def _deliver(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -136,8 +136,13 @@ def open_log(request: pytest.FixtureRequest, tmp_path: Path, django_db_blocker: 
 def _valkey_log(server: Valkey, alias: str) -> Iterator[Log]:
     stream = f"test-{uuid.uuid4()}"
     with server.client() as client:
-        yield Log(f"{server.url}?stream={stream}", alias=alias, lose_history=lambda: client.delete(stream))
-        client.delete(stream)
+
+        def lose_history() -> None:
+            if keys := client.keys(f"{{{stream}}}*"):
+                client.delete(*keys)
+
+        yield Log(f"{server.url}?stream={stream}", alias=alias, lose_history=lose_history)
+        lose_history()
 
 
 @contextmanager

@@ -7,8 +7,10 @@ import socket
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 
 from events.brokers import Reader, Unavailable
 from events.journal import tell
@@ -27,14 +29,16 @@ class Follower(ABC):
     A broker's `follow` connects, at the first time sets `start` and `backlog`, calls `began`, and reads for ever from
     `place` on. It returns when `closing` is set; it raises Unavailable when the log cannot be reached, and is run
     again after a pause: random, so that many processes do not come back at the same moment, and on average twice as
-    long each time.
+    long each time. Progress ends that: an event delivered, or all read that there is. To connect alone is none, as
+    what fails just after it would be tried again without a pause.
     """
 
     start: Cursor
 
     def __init__(self, reader: Reader, wanted: int) -> None:
         """`wanted`: how many of the newest events the backlog should hold."""
-        self.reader = reader
+        self.reader = replace(reader, deliver=self._deliver_events)
+        self._reader_deliver = reader.deliver
         self.wanted = wanted
         self.backlog: list[Event] = []  # all that came after `start`
         self.place: Cursor | None = None  # of the last event delivered
@@ -70,21 +74,30 @@ class Follower(ABC):
 
     def began(self) -> None:
         """For `follow` to say that the log was reached."""
+        if not self._begun.done():
+            self._begun.set_result(None)
+
+    def progressed(self) -> None:
+        """For `follow` to say that it has read all that there is. Waiting and delivering say so by themselves."""
         if self._failures:
             seconds = f"{time.monotonic() - self._lost:.1f}"
             tell(logging.WARNING, "The broker is found again", seconds=seconds, attempts=self._failures)
             counters.lost = 0
             counters.reconnects += 1
         self._failures = 0
-        if not self._begun.done():
-            self._begun.set_result(None)
 
     @property
     def closing(self) -> bool:
         return self._closing.is_set()
 
     def wait(self, timeout: float, connection: int | None = None) -> None:
-        """For `follow`: sleep for `timeout` seconds, or until `poke`, or until this file descriptor has news."""
+        """For `follow`, when it has read all that there is: sleep for `timeout` seconds, or until `poke`, or until this
+        file descriptor has news.
+        """
+        self.progressed()
+        self._sleep(timeout, connection)
+
+    def _sleep(self, timeout: float, connection: int | None = None) -> None:
         if connection is not None:
             self._selector.register(connection, selectors.EVENT_READ)
         try:
@@ -112,6 +125,10 @@ class Follower(ABC):
         self._alarm.close()
         self._bell.close()
 
+    def _deliver_events(self, events: Sequence[Event]) -> None:
+        self._reader_deliver(events)
+        self.progressed()
+
     def _run(self) -> None:
         while not self.closing:
             try:
@@ -130,4 +147,4 @@ class Follower(ABC):
                     bug = None if isinstance(error, Unavailable) else error
                     tell(logging.WARNING, "The broker is lost, and looked for", bug, reason=error)
                 self._failures += 1
-                self.wait(random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures, 10))))  # noqa: S311
+                self._sleep(random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures, 10))))  # noqa: S311
