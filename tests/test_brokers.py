@@ -60,7 +60,7 @@ class TestAppend:
         begin = Recorder(broker).begin
         texts = ["", "two\r\nlines", "data: x", "</script>", "🎉", "\0", "\u2028", "'; DROP TABLE", "x" * 60_000]
         broker.append([event(text, "a:b.c-d", "some.type") for text in texts])
-        events = broker.after(begin, 100)
+        events = broker.after(begin, ["a:b.c-d"], 100)
         assert data(events) == texts
         assert {(event.channel, event.type) for event in events} == {("a:b.c-d", "some.type")}
 
@@ -84,23 +84,23 @@ class TestAfter:
     def test_what_came_after_a_cursor_oldest_first(self, log: Log) -> None:
         broker = log.open()
         given = add(broker, *range(10))
-        assert data(broker.after(given[3], 100)) == [4, 5, 6, 7, 8, 9]
-        assert ids(broker.after(given[3], 100)) == given[4:]
+        assert data(broker.after(given[3], ["a"], 100)) == [4, 5, 6, 7, 8, 9]
+        assert ids(broker.after(given[3], ["a"], 100)) == given[4:]
 
     def test_no_more_than_the_limit(self, log: Log) -> None:
         broker = log.open()
         given = add(broker, *range(10))
-        assert data(broker.after(given[0], 3)) == [1, 2, 3]
+        assert data(broker.after(given[0], ["a"], 3)) == [1, 2, 3]
 
     def test_nothing_after_the_newest(self, log: Log) -> None:
         broker = log.open()
-        assert broker.after(add(broker, 1, 2)[-1], 100) == []
+        assert broker.after(add(broker, 1, 2)[-1], ["a"], 100) == []
 
     def test_everything_after_the_place_where_an_empty_log_began(self, log: Log) -> None:
         broker = log.open()
         begin = Recorder(broker).begin
         add(broker, 1, 2)
-        assert data(broker.after(begin, 100)) == [1, 2]
+        assert data(broker.after(begin, ["a"], 100)) == [1, 2]
 
     @pytest.mark.parametrize(
         "cursor", [Cursor(0, 0), Cursor(1, 1), Cursor(2**62, 0), Cursor(2**62, 2**62), Cursor(10**20 - 1, 10**20 - 1)]
@@ -108,17 +108,17 @@ class TestAfter:
     def test_a_cursor_of_another_log_is_a_gap(self, log: Log, cursor: Cursor) -> None:
         broker = log.open()
         with pytest.raises(Gap):
-            broker.after(cursor, 100)
+            broker.after(cursor, ["a"], 100)
         add(broker, 1)
         with pytest.raises(Gap):
-            broker.after(cursor, 100)
+            broker.after(cursor, ["a"], 100)
 
     def test_what_is_trimmed_is_a_gap_and_what_is_kept_is_there(self, log: Log) -> None:
         broker = log.open(history=50)
         given = [cursor for n in range(0, 300, 30) for cursor in add(broker, *range(n, n + 30))]
         with pytest.raises(Gap):
-            broker.after(given[0], 1000)
-        assert data(broker.after(given[-50], 1000)) == list(range(251, 300))
+            broker.after(given[0], ["a"], 1000)
+        assert data(broker.after(given[-50], ["a"], 1000)) == list(range(251, 300))
 
     @shared
     def test_what_is_too_old_is_trimmed_and_a_gap(self, log: Log) -> None:
@@ -128,7 +128,7 @@ class TestAfter:
         # Another one, as one process looks for what is old every few seconds only.
         add(log.open(history_seconds=0.0), "new")
         with pytest.raises(Gap):
-            broker.after(given[0], 1000)
+            broker.after(given[0], ["a"], 1000)
 
 
 class TestFollow:
@@ -182,7 +182,7 @@ class TestFollow:
         assert isinstance(restart, Cursor)
         assert restart > before
         with pytest.raises(Gap):
-            broker.after(before, 100)
+            broker.after(before, ["a"], 100)
         add(broker, "after")
         while (told := recorder.next()) and isinstance(told, Event) and told.data != '"after"':
             pass
@@ -204,10 +204,10 @@ class TestTransactions:
         with transaction.atomic(using=log.alias):
             broker.append_on_commit([event(1)])
             broker.append_on_commit([event(2), event(3)])
-            assert broker.after(recorder.begin, 100) == []
+            assert broker.after(recorder.begin, ["a"], 100) == []
             assert recorder.nothing_more()
         assert data(recorder.events(3)) == [1, 2, 3]
-        assert data(broker.after(recorder.begin, 100)) == [1, 2, 3]
+        assert data(broker.after(recorder.begin, ["a"], 100)) == [1, 2, 3]
 
     def test_a_transaction_that_fails_publishes_nothing(self, log: Log) -> None:
         broker = log.open()
@@ -255,7 +255,7 @@ class TestTransactions:
         seen += recorder.events(1)
         assert data(seen) == ["first to commit", "outside", "first to publish"]
         assert ids(seen) == sorted(ids(seen))
-        assert broker.after(recorder.begin, 100) == seen
+        assert broker.after(recorder.begin, ["a"], 100) == seen
 
 
 @pytest.mark.parametrize("log", ["postgresql"], indirect=True)

@@ -1,6 +1,6 @@
 """Where the log of events lives. A broker is chosen by a URL: see `open_broker`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +25,10 @@ class Reader:
     """Takes the place after which delivery goes on, when events in between are lost: the history was trimmed or
     replaced while nobody could look."""
 
+    forget: Callable[[Mapping[str, Cursor]], None]
+    """Takes channels with a cursor each: events up to it may be missing from what was delivered, as they were trimmed
+    before this process could read them."""
+
 
 class Broker(Protocol):
     """Puts events into one total order, keeps the newest of them, and tells every process about them.
@@ -44,8 +48,12 @@ class Broker(Protocol):
         """Take events that become visible when the transaction around the call commits, and never if it does not."""
         ...
 
-    def after(self, cursor: Cursor, limit: int) -> list[Event]:
-        """Up to `limit` events after the cursor, oldest first. Raises Gap when some of them are no longer kept."""
+    def after(self, cursor: Cursor, channels: Collection[str], limit: int) -> list[Event]:
+        """Up to `limit` events of these channels after the cursor, oldest first.
+
+        Raises Gap exactly when an event of one of these channels after the cursor is no longer kept, or when the
+        cursor is not of this history: later than the newest event, or before the history's floor.
+        """
         ...
 
     def follow(self, reader: Reader, backlog: int) -> tuple[Cursor, list[Event]]:
