@@ -50,9 +50,9 @@ def send(event: Event) -> str | None:
         broker.append_on_commit([event])
         transaction.on_commit(_count, using=broker.database)
         return None
-    [event_id] = broker.append([event])
+    ids = broker.append([event])
     _count()
-    return event_id
+    return ids[0] if ids else None  # without autocommit, db: publishes with the transaction that is open
 
 
 def _count() -> None:

@@ -19,7 +19,7 @@ from pytest_django.plugin import DjangoDbBlocker
 
 from events.brokers import Broker, Reader, open_broker
 from events.log import Cursor
-from events.models import LogState, StoredEvent
+from events.models import ChannelFloor, LogState, StoredEvent
 from events.wire import Event
 from sse_demo.settings import SQLITE_OPTIONS
 from tests.live.servers import ROOT, Server
@@ -85,7 +85,8 @@ class Recorder:
 
     def __init__(self, broker: Broker, backlog: int = 0) -> None:
         self._told: queue.Queue[Event | Cursor] = queue.Queue()
-        self.begin, self.backlog = broker.follow(Reader(self._deliver, self._told.put, lambda _: None), backlog)
+        self.forgotten: dict[str, Cursor] = {}
+        self.begin, self.backlog = broker.follow(Reader(self._deliver, self._told.put, self.forgotten.update), backlog)
 
     def _deliver(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -160,6 +161,7 @@ def _database(url: str) -> Iterator[str]:
 
 def _empty(alias: str) -> None:
     StoredEvent.objects.using(alias).all().delete()
+    ChannelFloor.objects.using(alias).all().delete()
     LogState.objects.using(alias).all().delete()
 
 

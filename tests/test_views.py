@@ -20,7 +20,7 @@ def poll(client: Client, **parameters: Any) -> Any:
 
 
 def begins_after(response: Any, cursor: str) -> bool:
-    return f'id: {cursor}\n' in next(iter(response)).decode()
+    return f"id: {cursor}\n" in next(iter(response)).decode()
 
 
 class TestStream:
