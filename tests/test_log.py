@@ -198,7 +198,7 @@ class Model(RuleBasedStateMachine):
         assert self.log.since(self.log.head, self.watched) == []
 
 
-class TestModel(Model.TestCase):  # type: ignore[misc]  # made by hypothesis
+class TestModel(Model.TestCase):  # type: ignore[misc, valid-type]  # made by hypothesis
     pass
 
 
