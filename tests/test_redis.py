@@ -27,13 +27,6 @@ from tests.services import Valkey
 DAY = 86_400.0
 
 
-class Durable(Valkey):
-    """Has everything on disk that it has acknowledged."""
-
-    def command(self) -> list[str]:
-        return [*super().command(), "--appendfsync", "always"]
-
-
 class Snapshots(Valkey):
     """Has on disk what it saved last."""
 
@@ -59,7 +52,7 @@ def client(valkey_server: Valkey) -> Iterator["redis.Redis"]:
 
 @pytest.fixture
 def durable_server() -> Iterator[Valkey]:
-    server = Durable()
+    server = Valkey()
     server.start()
     yield server
     server.remove()
@@ -251,7 +244,7 @@ class TestLostHistory:
     def test_a_promoted_replica_begins_a_new_history_even_with_everything_on_disk(
         self, durable_server: Valkey, open_on: Callable[..., RedisBroker]
     ) -> None:
-        replica = Durable()
+        replica = Valkey()
         replica.start()
         try:
             [given] = add(open_on(durable_server), 1)
