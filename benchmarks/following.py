@@ -27,6 +27,11 @@ BURST = 500  # of these, published at once
 TEXT = "x" * 100
 
 
+def cpu_of(pid: int) -> float:
+    """Seconds that all threads of a process have used. In /proc they are ticks of 10 ms, counted by chance."""
+    return time.clock_gettime(~pid << 3 | 2)  # as clock_getcpuclockid(3) has it
+
+
 @dataclass
 class Log:
     name: str
@@ -72,8 +77,7 @@ class Process:
 
     def cpu(self) -> float:
         """Seconds used so far."""
-        user, system = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return cpu_of(self.pid)
 
     def stop(self) -> None:
         os.kill(self.pid, signal.SIGCONT)

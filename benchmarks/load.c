@@ -149,8 +149,12 @@ static void greet_all(int epoll, int n, int port, const char *path) {
             buffer[size > 0 ? size : 0] = 0;
             c->greeted = 1;
             done++;
-            if (size <= 0 || !strstr(buffer, " 200 ")) refused++;
-            else count(c, size);
+            if (size <= 0 || !strstr(buffer, " 200 ")) { refused++; continue; }
+            char *body = strstr(buffer, "\r\n\r\n"); /* "charset=" is no mark */
+            if (!body) continue;
+            size -= body - buffer;
+            memmove(buffer, body, size + 1);
+            count(c, size);
         }
     }
     printf("{\"greeted\": %d, \"refused\": %d, \"seconds\": %.3f}\n", done - refused, n - done + refused, (now() - start) / 1e6);

@@ -38,7 +38,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.following import LOGS, following
+from benchmarks.following import LOGS, cpu_of, following
 from benchmarks.reload import reload
 
 HERE = Path(__file__).resolve().parent
@@ -220,8 +220,7 @@ class Running:
 
     def cpu(self) -> float:
         """Seconds used so far."""
-        user, system = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return cpu_of(self.pid)
 
     def memory(self) -> float:
         """Resident kilobytes."""
