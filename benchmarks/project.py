@@ -57,7 +57,7 @@ def run(show: Show, stop: Stop) -> None:
 
 @source("back")
 def fill(show: Show, stop: Stop) -> None:
-    from events.hub import get_hub
+    from events.process import get_hub
 
     gate, number, others = Path(os.environ["GATE"]), int(os.environ["CHANNELS"]), int(os.environ["BACKLOG"])
     while not gate.exists():

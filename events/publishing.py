@@ -18,7 +18,7 @@ _CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
 _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,63}")
 
 # The stream's own control events, what EventSource calls its own, and what feed.js tells its page.
-RESERVED_TYPES = frozenset({"hello", "reset", "heartbeat", "open", "error", "state", "traffic", "role"})
+RESERVED_TYPES = frozenset({"hello", "reset", "heartbeat", "drain", "open", "error", "state", "traffic", "role"})
 
 
 class InvalidEvent(ValueError):

@@ -52,7 +52,7 @@
 import { canShare, shareFeed } from "./share.js";
 
 /** What the server's streams and the feed say about themselves: never the types of published events. */
-const RESERVED = new Set(["hello", "heartbeat", "reset", "error", "open", "state", "traffic", "role"]);
+const RESERVED = new Set(["hello", "heartbeat", "reset", "drain", "error", "open", "state", "traffic", "role"]);
 const SILENCE = 2.5; // heartbeats; one may be late and one lost before a stream counts as dead
 const STEADY = 10_000; // ms; a stream that ends sooner has failed, however often it says hello
 const POLL_TIMEOUT = 30_000; // ms; without it one answer that never ends would stop the polling for good
@@ -262,7 +262,7 @@ export function openFeed({
     polled.clear();
     // With cookies also where the server is another origin, if it allows that at all.
     source = new EventSource(address(stream, "last_event_id"), { withCredentials: true });
-    for (const type of ["hello", "heartbeat", "reset", "error", ...types]) source.addEventListener(type, receive);
+    for (const type of ["hello", "heartbeat", "reset", "drain", "error", ...types]) source.addEventListener(type, receive);
     silenceTimer = setTimeout(loseStream, helloTimeout, "the stream says nothing; a proxy on the way may hold it back");
     report("stream", 1, 0);
   }
@@ -279,15 +279,24 @@ export function openFeed({
   }
 
   /**
-   * Reconnecting is never left to the EventSource. It would come back without a cursor when the stream had brought no
-   * event with an id yet (hello has none), and miss what was published in between; and it comes back after a constant
-   * time, so a crowd that was cut off in one moment would return in one moment.
+   * Reconnecting is never left to the EventSource: it comes back after a constant time, so a crowd that was cut off in
+   * one moment would return in one moment.
    */
   function loseStream(reason) {
-    const worked = greeted && failures === 0;
-    closeStream();
     // Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     const wait = Math.random() * Math.min(retry.max, retry.base * 2 ** failures);
+    openLater(wait, reason);
+  }
+
+  /** The server has ended the stream on purpose, and says when to come back: each client at another time. */
+  function endStream(wait) {
+    if (!(wait >= 0 && wait <= LONGEST)) return loseStream("the stream ended");
+    openLater(wait, "the server ended the stream, as it restarts or to spread its clients");
+  }
+
+  function openLater(wait, reason) {
+    const worked = greeted && failures === 0;
+    closeStream();
     failures += 1;
     retryAt = performance.now() + wait;
     retryTimer = setTimeout(openStream, wait);
@@ -300,7 +309,7 @@ export function openFeed({
     if (event.currentTarget !== source) return;
     if (event.type === "error") return loseStream(explain(source.readyState));
     const size = frameSize(event, event.lastEventId !== lastEventId);
-    if (event.type === "hello") greet(parse(event.data));
+    if (event.type === "hello") greet(event);
     else if (greeted) deliver(event);
     report("stream", 0, size, { type: event.type });
   }
@@ -311,7 +320,8 @@ export function openFeed({
     return readyState === EventSource.CLOSED ? "the server refused the stream" : "the server could not be reached";
   }
 
-  function greet(hello) {
+  function greet(event) {
+    const hello = parse(event.data);
     if (openedAfter === null && cursor !== null) {
       // A poll has given us a place in the log since this stream was asked for without one: between them lies a hole.
       closeStream();
@@ -319,6 +329,7 @@ export function openFeed({
     }
     stopPolling();
     greeted = true;
+    lastEventId = event.lastEventId;
     cursor ??= hello?.cursor ?? null;
     silence = hello?.heartbeat > 0 ? hello.heartbeat * SILENCE * 1000 : Infinity;
     steadyTimer = setTimeout(() => (failures = 0), STEADY);
@@ -335,20 +346,30 @@ export function openFeed({
   function deliver(event) {
     watch();
     const id = event.lastEventId;
-    // Events without an id (ticks, heartbeats) repeat that of the last event that had one.
-    if (id && id !== lastEventId) {
+    if (event.type === "drain") return endStream(parse(event.data)?.retry);
+    if (event.type === "heartbeat") {
+      // Everything up to its id has been told, what polls have delivered meanwhile included.
+      if (id && id !== lastEventId) {
+        cursor = lastEventId = id;
+        polled.clear();
+      }
+      return;
+    }
+    if (event.type === "reset") {
+      lastEventId = id;
+      // What polls have delivered meanwhile is ahead of the place that this stream starts from.
+      return lose(polled.size ? cursor : parse(event.data)?.cursor);
+    }
+    // An EventSource repeats the last id with events that have none (ticks): those are handed on without.
+    const isDurable = id && id !== lastEventId;
+    if (isDurable) {
       lastEventId = id;
       // The replay begins where polling was when this stream was asked for, and polling has gone on since.
       if (polled.has(id)) return forgetPolled(id);
       polled.clear();
       cursor = id;
     }
-    if (event.type === "heartbeat") return;
-    if (event.type === "reset") {
-      // What polls have delivered meanwhile is ahead of the place that this stream starts from.
-      return lose(polled.size ? cursor : parse(event.data)?.cursor);
-    }
-    dispatch(event.type, event.data, id);
+    dispatch(event.type, event.data, isDurable ? id : "");
   }
 
   /** Both readers go through one log in one order, so what precedes a replayed event has been replayed as well. */

@@ -51,7 +51,6 @@ export function shareFeed(open, options, reserved) {
 
   /** @type {EventTarget | null} the feed of this tab alone, when it leads or is behind the leader */
   let own = null;
-  let ownId = "";
   /** Where the leader was when this tab found that it is behind, and the durable events that it has told since. */
   let meeting = null;
   let held = [];
@@ -233,7 +232,6 @@ export function shareFeed(open, options, reserved) {
 
   function openOwn() {
     const mine = (own = open({ ...options, cursor, interval }));
-    ownId = "";
     types.forEach((type) => own.addEventListener(type, receiveOwn));
     own.addEventListener("traffic", ({ detail }) => feed.dispatchEvent(new CustomEvent("traffic", { detail })));
     own.addEventListener("reset", () => {
@@ -259,10 +257,8 @@ export function shareFeed(open, options, reserved) {
 
   function receiveOwn({ currentTarget, type, data, lastEventId: id }) {
     if (currentTarget !== own) return;
-    const isDurable = id !== "" && id !== ownId; // what has no id repeats that of the last event that had one
-    ownId = id;
     moveTo(own.cursor);
-    say({ kind: "event", type, data, id, isDurable });
+    say({ kind: "event", type, data, id });
     dispatch(type, data, id);
     meet();
   }
@@ -316,8 +312,8 @@ export function shareFeed(open, options, reserved) {
     announce(theirs);
   }
 
-  function take({ kind, type, data, id, isDurable, place }) {
-    if (isDurable && seen.has(id)) return;
+  function take({ kind, type, data, id, place }) {
+    if (id && seen.has(id)) return; // what has no id is not repeated
     if (!seen.has(place)) moveTo(place);
     if (kind === "state") announce(theirs);
     if (kind === "reset") feed.dispatchEvent(new CustomEvent("reset", { detail: { cursor } }));
@@ -326,7 +322,7 @@ export function shareFeed(open, options, reserved) {
 
   function keep(message) {
     meeting ??= message.place;
-    if (message.isDurable) held.push(message);
+    if (message.id) held.push(message);
     if (held.length > REMEMBERED) [meeting, held] = [message.place, []];
     meet();
   }
