@@ -187,7 +187,7 @@ class FanOut:
             self._task = self.loop.create_task(self._run())
 
     async def _run(self) -> None:
-        while self._is_notified or self._ready:
+        while True:
             if self._is_notified:
                 try:
                     await self._pass()
@@ -195,6 +195,8 @@ class FanOut:
                     self._abort(error, list(self._groups.values()))
             if self._ready:
                 self._catch_up()
+            if not self._is_notified and not self._ready:
+                return
             await asyncio.sleep(0)
 
     async def _pass(self) -> None:
@@ -226,9 +228,7 @@ class FanOut:
         for at, event in enumerate(events):
             news[event.channel].append((at, event))
         runs: dict[tuple[str, ...], _Run] = {}
-        pause_at = time.thread_time() + _SLICE
-        began = pause_at - _SLICE
-        now = time.monotonic()
+        turn = _Turn()
         for channel in news:
             for group in list(self.routes.get(channel, ())):
                 if group.passed == number:
@@ -242,23 +242,15 @@ class FanOut:
                 except Exception as error:  # noqa: BLE001  the other groups go on
                     self._abort(error, [group])
                     continue
-                group.written = now
-                written: int = 0
+                group.written = turn.began
                 for count, connection in enumerate(list(group.streams), 1):
                     if connection.in_sync < number:
-                        written += connection.pass_on(payload, run, before, self._position)
-                    if not count % 64 and time.thread_time() > pause_at:
-                        counters.stream_seconds += time.thread_time() - began
-                        await asyncio.sleep(0)
-                        began = time.thread_time()
-                        pause_at, now = began + _SLICE, time.monotonic()
-                run.written += written
-                if time.thread_time() > pause_at:
-                    counters.stream_seconds += time.thread_time() - began
-                    await asyncio.sleep(0)
-                    began = time.thread_time()
-                    pause_at, now = began + _SLICE, time.monotonic()
-        counters.stream_seconds += time.thread_time() - began
+                        run.written += connection.pass_on(payload, run, before, self._position)
+                    if not count % 64 and turn.is_over():
+                        await turn.next()
+                if turn.is_over():
+                    await turn.next()
+        turn.end()
         finished = time.time()
         for run in runs.values():
             counters.deliveries += len(run.events) * run.written
@@ -349,6 +341,29 @@ class FanOut:
             names = " ".join(sorted(set(cut))[:_NAMED])
             tell(logging.WARNING, "Streams are cut, as their clients read nothing", streams=len(cut), channels=names)
         self._clock = self.loop.call_later(interval, self._tick) if self._groups else None
+
+
+class _Turn:
+    """A turn of the loop that is spent on writing: not longer than a slice, and accounted for."""
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self.began = time.monotonic()
+        self._used = time.thread_time()
+
+    def is_over(self) -> bool:
+        return time.monotonic() > self.began + _SLICE
+
+    async def next(self) -> None:
+        """Let others have their turn."""
+        self.end()
+        await asyncio.sleep(0)
+        self._begin()
+
+    def end(self) -> None:
+        counters.stream_seconds += time.thread_time() - self._used
 
 
 class _Wheel(Generic[Item]):
