@@ -233,11 +233,14 @@ class DatabaseBroker:
         with transaction.atomic(using=self.database):
             self._insert(events, None)
 
-    def number(self) -> None:
-        """Give the events that have no position yet theirs."""
+    def number(self) -> bool:
+        """Give the events that have no position yet theirs. Whether there were any."""
+        had_left = False
         while self._has_left():
+            had_left = True
             with self._reporting():
                 self._transaction(lambda: self._take_positions(0, _BATCH))
+        return had_left
 
     def _has_left(self) -> bool:
         with self._reporting(), connections[self.database].cursor() as cursor:
@@ -673,7 +676,8 @@ class _Follower(Follower):
         self._asked = time.monotonic()
         try:
             with _impatient(connection):
-                self._broker.number()
+                if self._broker.number():
+                    self._catch_up()  # SQLite does not count a connection's own commits as news
                 self._asked = time.monotonic()
                 self._broker.trim_by_age()
             self._failed_sweeps = 0
