@@ -120,6 +120,35 @@ class TestAfter:
             broker.after(given[0], ["a"], 1000)
         assert data(broker.after(given[-50], ["a"], 1000)) == list(range(251, 300))
 
+    def test_only_events_of_the_channels_asked_for(self, log: Log) -> None:
+        broker = log.open()
+        begin = Recorder(broker).begin
+        broker.append([event(n, "abc"[n % 3]) for n in range(30)])
+        assert data(broker.after(begin, ["a", "c"], 5)) == [0, 2, 3, 5, 6]
+        assert data(broker.after(begin, ["b", "never used"], 100)) == list(range(1, 30, 3))
+        assert broker.after(begin, [f"unused-{n}" for n in range(700)], 100) == []
+
+    def test_a_busy_channel_takes_nothing_from_a_quiet_one(self, log: Log) -> None:
+        broker = log.open(history=50)
+        begin = Recorder(broker).begin
+        broker.append([event("quiet", "b")])
+        for n in range(0, 300, 30):
+            add(broker, *range(n, n + 30))
+        assert data(broker.after(begin, ["b"], 100)) == ["quiet"]
+        for channels in (["a"], ["a", "b"]):
+            with pytest.raises(Gap):
+                broker.after(begin, channels, 100)
+
+    @shared
+    def test_every_process_tells_the_same_gap(self, log: Log) -> None:
+        broker = log.open(history=50)
+        begin = Recorder(broker).begin
+        given = [cursor for n in range(0, 300, 30) for cursor in add(broker, *range(n, n + 30))]
+        other = log.open(history=50)
+        with pytest.raises(Gap):
+            other.after(begin, ["a"], 1000)
+        assert len(other.after(given[-50], ["a"], 1000)) == 49
+
     @shared
     def test_what_is_too_old_is_trimmed_and_a_gap(self, log: Log) -> None:
         broker = log.open()

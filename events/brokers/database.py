@@ -8,7 +8,7 @@ visible event. The caller's transaction holds no lock, however long it takes. If
 and the numbering, the next publisher or any process that follows the log numbers the event instead.
 
 A position is one integer, `milliseconds << 20 | number`, and the id is its two halves. Positions follow the clock, and
-increase when the clock does not. So a store that was set back never gives a position twice, once somebody who has
+increase when the clock does not. So a store that was set back never gives a position twice, once a process that has
 seen the later ones has noticed: see `_renew`.
 """
 
@@ -233,11 +233,14 @@ class DatabaseBroker:
         with transaction.atomic(using=self.database):
             self._insert(events, None)
 
-    def number(self) -> None:
-        """Give the events that have no position yet theirs."""
+    def number(self) -> bool:
+        """Give the events that have no position yet theirs. Whether there were any."""
+        had_left = False
         while self._has_left():
+            had_left = True
             with self._reporting():
                 self._transaction(lambda: self._take_positions(0, _BATCH))
+        return had_left
 
     def _has_left(self) -> bool:
         with self._reporting(), connections[self.database].cursor() as cursor:
@@ -352,8 +355,10 @@ class DatabaseBroker:
             if not row or not _may_be_same(row[2], current):
                 self.renew(known)
             elif _says_more(current, row[2]):
-                # The first who may look at all of it. Nobody depends on that, and the database may be read-only.
-                with suppress(Unavailable), self._reporting(), connections[self.database].cursor() as cursor:
+                # This process may look at more of it than the earlier ones. It goes on without, as the database may be
+                # read-only, or somebody may hold SQLite's write lock.
+                connection = connections[self.database]
+                with suppress(Unavailable), self._reporting(), _impatient(connection), connection.cursor() as cursor:
                     cursor.execute(f"UPDATE {_LOG} SET mark = %s WHERE id = 1", [current])  # noqa: S608
 
     def renew(self, known: int) -> None:
@@ -582,6 +587,7 @@ class _Follower(Follower):
             with closing(_changes(connection, self)) as changes:
                 for _ in changes:
                     if self.closing:
+                        self._asked = time.monotonic()  # the server is told that nobody listens
                         return
                     if connection.connection is not driver:
                         raise Unavailable("The connection was lost.")  # and what was set on it
@@ -590,11 +596,6 @@ class _Follower(Follower):
                     if time.monotonic() >= self._sweep_at:
                         self._sweep(connection)
                         self._sweep_at = time.monotonic() + _SWEEP
-
-    def wait(self, timeout: float, connection: int | None = None) -> None:
-        self._asked = None
-        super().wait(timeout, connection)
-        self._asked = time.monotonic()
 
     def _catch_up(self) -> None:
         if self._at is None:
@@ -659,7 +660,7 @@ class _Follower(Follower):
         with connection.wrap_database_errors, closing(connection.connection.cursor()) as cursor:
             cursor.execute(question.replace("%s", "?") if connection.vendor == "sqlite" else question, (value,))
             rows: list[_Row] = cursor.fetchall()
-        self._asked = time.monotonic()
+        self._asked = None
         return rows
 
     def tell_no_notification(self) -> None:
@@ -673,7 +674,8 @@ class _Follower(Follower):
         self._asked = time.monotonic()
         try:
             with _impatient(connection):
-                self._broker.number()
+                if self._broker.number():
+                    self._catch_up()  # SQLite does not count a connection's own commits as news
                 self._asked = time.monotonic()
                 self._broker.trim_by_age()
             self._failed_sweeps = 0
@@ -681,6 +683,8 @@ class _Follower(Follower):
             self._failed_sweeps += 1
             if self._failed_sweeps >= _SWEEPS_FAILED:
                 _failed_sweeps.hit(reason=error)
+        finally:
+            self._asked = None
 
     # A server that does not answer
 

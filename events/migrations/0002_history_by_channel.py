@@ -29,6 +29,16 @@ def carry_over(apps: Any, schema_editor: Any) -> None:
         state.save(using=alias)
 
 
+def nothing(apps: Any, schema_editor: Any) -> None:
+    pass
+
+
+def forget_all(apps: Any, schema_editor: Any) -> None:
+    """Backwards the history is lost: positions have no `generation`."""
+    for name in ("StoredEvent", "LogState"):
+        apps.get_model("events", name).objects.using(schema_editor.connection.alias).all().delete()
+
+
 class Migration(migrations.Migration):
     dependencies = [("events", "0001_initial")]
 
@@ -44,7 +54,7 @@ class Migration(migrations.Migration):
         migrations.AddField("storedevent", "created_ms", models.BigIntegerField(default=0)),
         migrations.AddField("logstate", "trimmed", models.BigIntegerField(default=0)),
         migrations.AddField("logstate", "mark", models.CharField(blank=True, default="", max_length=200)),
-        migrations.RunPython(carry_over, elidable=True),
+        migrations.RunPython(carry_over, nothing, elidable=True),
         migrations.RemoveField("logstate", "generation"),
         migrations.AlterField("logstate", "head", models.BigIntegerField()),
         migrations.AlterField("logstate", "floor", models.BigIntegerField()),
@@ -56,4 +66,5 @@ class Migration(migrations.Migration):
             "storedevent",
             models.Index(fields=["id"], name="events_unnumbered", condition=models.Q(position=None)),
         ),
+        migrations.RunPython(nothing, forget_all, elidable=True),
     ]
