@@ -3,7 +3,7 @@
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from urllib.parse import urlencode
@@ -44,18 +44,17 @@ class Client:
         """A stream, which is cut in the end."""
         headers = {"Last-Event-ID": self.source.last_event_id} if self.source.last_event_id else {}
         while True:
-            connection = HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
-            connection.request("GET", self._path, headers=headers)
-            sock = connection.sock
-            with connection.getresponse() as response:
-                if response.status == 503:  # the threads of those that were cut are yet to notice
-                    continue
-                assert response.status == 200
-                self.source.connect()
-                yield response
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                connection.close()
-                return
+            with closing(HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)) as connection:
+                connection.request("GET", self._path, headers=headers)
+                sock = connection.sock
+                with connection.getresponse() as response:
+                    if response.status == 503:  # the threads of those that were cut are yet to notice
+                        continue
+                    assert response.status == 200
+                    self.source.connect()
+                    yield response
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                    return
 
     def take(self, response: HTTPResponse, most: int = 65_536) -> int:
         """Read up to so many bytes. Returns how many there were."""
