@@ -1,4 +1,4 @@
-"""Clients that must see every event once and in order: by stream and by poll, as simple as a client can be."""
+"""Clients that must see every event of their channels once and in order, each as simple as a client can be."""
 
 import asyncio
 import json
@@ -7,33 +7,53 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
+from urllib.parse import urlencode
 
 from events.wire import Decoder, Event
+from tests.standard import EventSource
 
 CHANNEL = "chaos"
 HEARTBEAT = 2.0  # seconds, in the settings of the site
 _SILENCE = 2.5 * HEARTBEAT  # a connection that says less is dead
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
+# What a broken connection raises, and what half an answer does: the client comes back.
+_BROKEN = (OSError, EOFError, ValueError, asyncio.LimitOverrunError)
 
 
 class Client:
-    """One reader and what it has seen. `longest` is the longest time without an event, in seconds."""
+    """One reader of some channels and what it has seen. `longest` is the longest time without an event, in seconds."""
 
-    def __init__(self, name: str, port: int, cursor: str, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        port: int,
+        cursor: str,
+        tls: ssl.SSLContext | None = None,
+        channels: Sequence[str] = (CHANNEL,),
+    ) -> None:
         self.name = name
         self.port = port
         self.cursor = cursor
         self.tls = tls
+        self.channels = channels
         self.connections = 0
         self.refusals: list[int] = []  # statuses other than 200
-        self.gaps = 0
-        self.numbers: list[int] = []
+        self.numbers: defaultdict[str, list[int]] = defaultdict(list)  # by channel
+        self.count = 0  # of all these numbers
+        self.gaps: list[dict[str, int]] = []  # for each gap told, how many numbers of each channel were before it
         self.longest = 0.0
+        self._query = urlencode([("channel", channel) for channel in channels])
         self._last = 0.0
         self._writer: asyncio.StreamWriter | None = None
         self._busy_until = 0.0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether this client has a cursor, and so is owed every event from now on."""
+        return bool(self.cursor)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -44,7 +64,12 @@ class Client:
         if self._last:
             self.longest = max(self.longest, now - self._last)
         self._last = now
-        self.numbers.append(json.loads(data))
+        channel, number = json.loads(data)
+        self.numbers[channel].append(number)
+        self.count += 1
+
+    def take_gap(self) -> None:
+        self.gaps.append({channel: len(self.numbers[channel]) for channel in self.channels})
 
     def reset_connection(self) -> None:
         if self._writer:
@@ -108,17 +133,22 @@ class StreamClient(Client):
 
     async def run(self) -> None:
         while True:
-            retry = 1000
-            try:
-                retry = await self._read_stream()
-            except (OSError, EOFError, ValueError, asyncio.LimitOverrunError):
-                pass  # whatever it was, the answer is to come back
-            finally:
-                self.hang_up()
+            retry = await self.stream()
             await asyncio.sleep(random.uniform(0.5, 1) * retry / 1000)
 
+    async def stream(self) -> int:
+        """Read one stream until it ends. Returns the milliseconds to wait before the next one."""
+        retry = 1000
+        try:
+            retry = await self._read_stream()
+        except _BROKEN:
+            pass  # the client comes back, whatever it was
+        finally:
+            self.hang_up()
+        return retry
+
     async def _read_stream(self) -> int:
-        status, body = await self.get(f"/events/?channel={CHANNEL}", f"Last-Event-ID: {self.cursor}\r\n")
+        status, body = await self.get(f"/events/?{self._query}", f"Last-Event-ID: {self.cursor}\r\n")
         decoder = Decoder(self.cursor)
         if status == 200:
             async for piece in body:
@@ -127,11 +157,11 @@ class StreamClient(Client):
         return decoder.retry or 1000
 
     def _on(self, event: Event, last_event_id: str) -> None:
+        self.cursor = last_event_id
         if event.type == "message":
             self.take(event.data)
-            self.cursor = last_event_id
         elif event.type == "reset":
-            self.gaps += 1
+            self.take_gap()
             self.cursor = json.loads(event.data)["cursor"]
 
 
@@ -140,23 +170,89 @@ class PollClient(Client):
 
     async def run(self) -> None:
         while True:
-            try:
-                await self._poll()
-            except (OSError, EOFError, ValueError, asyncio.LimitOverrunError):
-                pass  # it asks again anyway
-            finally:
-                self.hang_up()
+            await self.poll()
             await asyncio.sleep(random.uniform(0.5, 1.5))
 
-    async def _poll(self) -> None:
-        status, body = await self.get(f"/events/poll/?channel={CHANNEL}&since={self.cursor}")
+    async def poll(self) -> None:
+        """Ask until there is no more."""
+        try:
+            while await self._poll():
+                self.hang_up()
+        except _BROKEN:
+            pass  # it asks again anyway
+        finally:
+            self.hang_up()
+
+    async def _poll(self) -> bool:
+        status, body = await self.get(f"/events/poll/?{self._query}&since={self.cursor}")
         text = b"".join([piece async for piece in body])
-        if status == 200:
-            answer = json.loads(text)
-            self.gaps += answer["gap"]
-            for event in answer["events"]:
-                self.take(event["data"])
-            self.cursor = answer["cursor"]
+        if status != 200:
+            return False
+        answer = json.loads(text)
+        if answer["gap"]:
+            self.take_gap()
+        for event in answer["events"]:
+            self.take(event["data"])
+        self.cursor = answer["cursor"]
+        return "more" in answer
+
+
+class ChangingClient(StreamClient, PollClient):
+    """Changes between stream and poll at random moments, with one cursor for both."""
+
+    async def run(self) -> None:
+        while True:
+            if random.random() < 0.5:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(random.uniform(0.1, 8)):
+                        await self.stream()
+            else:
+                for _ in range(random.randint(1, 4)):
+                    await self.poll()
+                    await asyncio.sleep(random.uniform(0.1, 1))
+            await asyncio.sleep(random.uniform(0, 0.5))
+
+
+class StandardClient(Client):
+    """Knows of the stream what the standard says, and no more. Its connections are cut at random moments.
+
+    It begins without a cursor, and may be cut before its first event, between two, and within one.
+    """
+
+    def __init__(
+        self, name: str, port: int, tls: ssl.SSLContext | None = None, channels: Sequence[str] = (CHANNEL,)
+    ) -> None:
+        super().__init__(name, port, "", tls, channels)
+
+    async def run(self) -> None:
+        source = EventSource()
+        while True:
+            try:
+                async with asyncio.timeout(random.choice([0.02, 0.2, 2, 6, 20]) * random.uniform(0.5, 1)):
+                    await self._read_stream(source, random.choice([0, 1, 300, 5_000, 1_000_000]))
+            except _BROKEN:  # also when it is time to cut
+                pass
+            finally:
+                self.hang_up()
+            await asyncio.sleep(random.uniform(0, 1))
+
+    async def _read_stream(self, source: EventSource, most: int) -> None:
+        """Read at most so many bytes."""
+        source.connect()
+        headers = f"Last-Event-ID: {source.last_event_id}\r\n" if source.last_event_id else ""
+        status, body = await self.get(f"/events/?{self._query}", headers)
+        if status != 200:
+            return
+        async for piece in body:
+            for kind, data in source.feed(piece[:most]):
+                if kind == "message":
+                    self.take(data)
+                elif kind == "reset":
+                    self.take_gap()
+            self.cursor = source.last_event_id
+            most -= len(piece)
+            if most <= 0:
+                return
 
 
 async def run_all(clients: Iterable[Client]) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tests.chaos.clients import HEARTBEAT
 from tests.live.servers import ROOT, Server
@@ -18,7 +19,8 @@ from tests.services import Nginx, Valkey
 class Site:
     """Started on entering, stopped and removed on leaving."""
 
-    def __init__(self, broker: str) -> None:
+    def __init__(self, broker: str, **more: Any) -> None:
+        """`more` settings of EVENTS."""
         self.valkey = Valkey() if broker.startswith("redis") else None
         self.directory = Path(tempfile.mkdtemp(prefix="sse-demo-chaos-"))
         self.environment = {
@@ -27,7 +29,7 @@ class Site:
             "DJANGO_SECRET_KEY": "for tests only",
             "TEST_STATIC_ROOT": str(self.directory / "static"),
         }
-        events = {"BROKER": self.valkey.url if self.valkey else "db:", "HEARTBEAT": HEARTBEAT}
+        events = {"BROKER": self.valkey.url if self.valkey else "db:", "HEARTBEAT": HEARTBEAT, **more}
         self.environment["TEST_EVENTS"] = json.dumps(events)
         (self.directory / "static").mkdir()
         # Old workers hold streams until they are told to end them; what they do not finish in time is cut.

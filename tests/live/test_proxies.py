@@ -23,7 +23,7 @@ import requests
 import trustme
 from django.core.management import call_command
 
-from tests.chaos.clients import HEARTBEAT, Client, PollClient, StreamClient, run_all
+from tests.chaos.clients import CHANNEL, HEARTBEAT, Client, PollClient, StreamClient, run_all
 from tests.chaos.run import Account
 from tests.live.http2 import Http2
 from tests.live.proxies import NGINX, Caddy, Documented, Haproxy, Nginx, block, change
@@ -437,7 +437,7 @@ def test_one_process_after_the_other_is_replaced_and_nobody_loses_an_event(
             *(PollClient(f"poll {n}", nginx.port, cursor, tls) for n in range(6)),
         ]
         publisher = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.publisher", "50"],
+            [sys.executable, "-m", "tests.chaos.publisher", f"{CHANNEL}=50"],
             cwd=ROOT,
             env=os.environ | shared,
             text=True,
@@ -447,22 +447,23 @@ def test_one_process_after_the_other_is_replaced_and_nobody_loses_an_event(
         stack.callback(publisher.wait)
         stack.callback(publisher.kill)
 
-        async def deploy() -> int:
+        async def deploy() -> dict[str, int]:
             reading = asyncio.create_task(run_all(clients))
 
             async def everybody_has(count: int) -> None:
-                while any(len(client.numbers) < count for client in clients):  # noqa: ASYNC110  no simpler
+                while any(client.count < count for client in clients):  # noqa: ASYNC110  no simpler
                     await asyncio.sleep(0.05)
 
             await everybody_has(1)
             for line in block("sh", "systemctl restart").splitlines():
                 await asyncio.to_thread(follow, line)
-                await everybody_has(max(len(client.numbers) for client in clients) + 1)
+                await everybody_has(max(client.count for client in clients) + 1)
             output, _ = await asyncio.to_thread(publisher.communicate)
-            await everybody_has(int(output))
+            published: dict[str, int] = json.loads(output)
+            await everybody_has(published[CHANNEL])
             reading.cancel()
             await reading
-            return int(output)
+            return published
 
         published = asyncio.run(deploy())
         accounts = [Account.of(client, published) for client in clients]
