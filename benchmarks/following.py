@@ -151,7 +151,7 @@ def following(log: Log, cores: tuple[int, int], seconds: float) -> dict[str, flo
 def _publish(rate: float, burst: int, count: int) -> str:
     """Publish so many, `burst` of them at once; rate 0: as fast as it goes. Returns the last one's id."""
     from events import publish
-    from events.hub import get_broker
+    from events.process import get_broker
     from events.publishing import new_event
 
     began, last = time.monotonic(), ""
@@ -168,8 +168,8 @@ def _publish(rate: float, burst: int, count: int) -> str:
 
 
 def _follow_until(last: str) -> bool:
-    from events.hub import get_hub
     from events.log import Cursor
+    from events.process import get_hub
 
     while get_hub().log.head < Cursor.parse(last):
         time.sleep(0.01)  # seldom enough to cost nothing
@@ -180,7 +180,7 @@ def main() -> None:
     import django
 
     django.setup()
-    from events.hub import get_hub
+    from events.process import get_hub
 
     if sys.argv[1] == "follow":
         get_hub()

@@ -123,16 +123,18 @@ class EventStream:
         self._left = False
         age = config.MAX_STREAM_AGE * random.uniform(0.8, 1)  # noqa: S311  those who came together leave one by one
         self.expires = time.monotonic() + age if age else math.inf
-        cursor, after = subscription.cursor, b""
+        cursor = subscription.cursor
+        told: Cursor | None = cursor
+        after = b""
         if last_event_id:
             try:
-                cursor = Cursor.parse(last_event_id)
-                subscription.resume(cursor)
+                subscription.resume(Cursor.parse(last_event_id))
+                cursor = told = subscription.cursor
             except Gap:
                 counters.gaps += 1
-                cursor = subscription.cursor
-                after = reset(cursor)
-        hello = control("hello", cursor, cursor=str(cursor), heartbeat=config.HEARTBEAT)
+                # Without an id before the reset is told: a client that is cut in between has to be told again.
+                told, after = None, reset(cursor)
+        hello = control("hello", told, cursor=str(cursor), heartbeat=config.HEARTBEAT)
         self.greeting = encode_retry(config.RETRY) + hello + after
 
     def __iter__(self) -> Iterator[bytes]:
