@@ -101,13 +101,14 @@ class Follower(ABC):
         if connection is not None:
             self._selector.register(connection, selectors.EVENT_READ)
         try:
-            self._selector.select(timeout)
+            ready = self._selector.select(timeout)
         finally:
             if connection is not None:
                 self._selector.unregister(connection)
-        with suppress(BlockingIOError):
-            while self._alarm.recv(1024):
-                pass
+        if any(key.fileobj is self._alarm for key, _ in ready):
+            with suppress(BlockingIOError):
+                while self._alarm.recv(1024):
+                    pass
 
     def poke(self) -> None:
         """Wake the thread: there is news."""

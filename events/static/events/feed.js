@@ -291,7 +291,7 @@ export function openFeed({
   /** The server has ended the stream on purpose, and says when to come back: each client at another time. */
   function endStream(wait) {
     if (!(wait >= 0 && wait <= LONGEST)) return loseStream("the stream ended");
-    openLater(wait, "the server ended the stream, as it restarts or to spread its clients");
+    openLater(wait, "the stream ended; the server said when to come back");
   }
 
   function openLater(wait, reason) {
