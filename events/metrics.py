@@ -104,7 +104,7 @@ class Counters:
         """
         if self._file:
             return
-        self._file = file = tempfile.TemporaryFile()  # noqa: SIM115  open as long as we are
+        self._file = file = _memory_file()  # open as long as we are
         width = len(self.row)
         file.truncate(_ROWS * width * 8)
         table = memoryview(mmap.mmap(file.fileno(), 0)).cast("d")
@@ -149,6 +149,13 @@ class Counters:
 
     def _unlock(self, number: int) -> None:
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number)  # type: ignore[arg-type]
+
+
+def _memory_file() -> IO[bytes]:
+    """A file without a name: in memory where the system has that, so that none of its directories need be writable."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("events-counters"), "r+b", buffering=0)
+    return tempfile.TemporaryFile()
 
 
 _GAUGES = Counters.columns.index("opened")

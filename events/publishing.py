@@ -15,6 +15,7 @@ from events.process import get_broker
 from events.wire import Event
 
 _CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
+_OTHER_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,63}")
 
 # The stream's own control events, what EventSource calls its own, and what feed.js tells its page.
@@ -90,6 +91,8 @@ def check_channels(channels: Sequence[str]) -> None:
 def _to_json(data: Any) -> str:
     try:
         text = json.dumps(data, cls=DjangoJSONEncoder, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        # Some clients split lines there, as Python's str.splitlines() does, though the standard does not.
+        text = _OTHER_LINE_ENDS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
         size = len(text.encode())
     except UnicodeEncodeError:
         raise InvalidEvent("An event's data is text that UTF-8 can carry: no lone surrogates.") from None

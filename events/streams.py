@@ -26,7 +26,7 @@ from events.subscription import Behind, Subscription
 from events.wire import Event, encode_retry
 
 HEADERS = {
-    "Content-Type": "text/event-stream",
+    "Content-Type": "text/event-stream; charset=utf-8",  # always so, but some clients take Latin-1 where it is not said
     "Cache-Control": "no-cache, no-transform",  # RFC 9111, 5.2.2.6: a proxy may not compress, and so not hold back
     "X-Accel-Buffering": "no",  # nginx passes each write on, whatever proxy_buffering says
     "Content-Encoding": "identity",  # GZipMiddleware leaves alone what has an encoding

@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth.decorators import login_not_required
 from django.core.exceptions import ImproperlyConfigured, RequestDataTooBig, TooManyFieldsSent
 from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
@@ -38,7 +39,7 @@ View = Callable[[HttpRequest], HttpResponseBase]
 
 
 def error(status: int, message: str, headers: dict[str, str] | None = None) -> JsonResponse:
-    return JsonResponse({"error": message}, status=status, headers=headers)
+    return JsonResponse({"error": message}, status=status, headers={"Cache-Control": "no-store", **(headers or {})})
 
 
 def allow(*methods: str) -> Callable[[View], View]:
@@ -49,6 +50,7 @@ def allow(*methods: str) -> Callable[[View], View]:
 
     def decorate(view: View) -> View:
         @in_one_thread
+        @login_not_required  # who may do what is said below, in JSON: a login page is no answer to a program
         @non_atomic_requests  # reading needs no transaction, and what is published is, when the answer goes out
         @csrf_exempt  # what is not accepted is told so by 405, and not by a page about cookies
         @wraps(view)
@@ -90,7 +92,11 @@ def allow(*methods: str) -> Callable[[View], View]:
 def stream(request: HttpRequest) -> HttpResponseBase:
     """An event stream of the channels asked for, from Last-Event-ID on if there is one."""
     channels = _channels(request)
-    cursor = _cursor(request.headers.get("Last-Event-ID") or request.GET.get("last_event_id", ""))
+    cursor = _cursor(
+        request.headers.get("Last-Event-ID")
+        or request.GET.get("last_event_id")
+        or request.GET.get("lastEventId", "")  # as event-source-polyfill has it
+    )
     authorized = authorize(request, channels)
     if request.method == "HEAD":
         return describe_stream(request)
@@ -179,7 +185,7 @@ def accept_event(request: HttpRequest) -> HttpResponse:
     if not isinstance(body, dict) or not {"channel", "data"} <= body.keys() <= {"channel", "data", "type"}:
         return error(400, 'The body is a JSON object: {"channel": …, "data": …}, and "type" if it has one.')
     try:
-        return JsonResponse({"id": publish(**body)}, status=201)
+        return JsonResponse({"id": publish(**body)}, status=201, headers={"Cache-Control": "no-store"})
     except TooLarge as large:
         return error(413, str(large))
 
@@ -193,7 +199,7 @@ def health(request: HttpRequest) -> HttpResponse:
     return JsonResponse({"status": "ok"}, headers={"Cache-Control": "no-store"})
 
 
-@allow("GET")
+@allow("GET", "HEAD")
 def metrics(request: HttpRequest) -> HttpResponse:
     """What all processes of this server have counted, for Prometheus, which brings the token."""
     token = get_config().METRICS_TOKEN
@@ -205,7 +211,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
         from events.prometheus import CONTENT_TYPE_LATEST, exposition
     except ImproperlyConfigured as missing:
         return error(503, str(missing))
-    return HttpResponse(exposition(), content_type=CONTENT_TYPE_LATEST)
+    return HttpResponse(exposition(), content_type=CONTENT_TYPE_LATEST, headers={"Cache-Control": "no-store"})
 
 
 def _bearer(request: HttpRequest) -> str | None:

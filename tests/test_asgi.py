@@ -144,7 +144,7 @@ def test_a_stream_is_served_and_ends_when_the_client_leaves(path: str) -> None:
         client = Client(EventStreamHandler(), path)
         head = await client.ask()
         assert head["status"] == 200
-        assert (b"Content-Type", b"text/event-stream") in head["headers"]
+        assert (b"Content-Type", b"text/event-stream; charset=utf-8") in head["headers"]
         assert [event.type for event in await client.events()] == ["hello"]
         publish("a", 1)
         assert [event.data for event in await client.events()] == ["1"]

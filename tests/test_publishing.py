@@ -116,3 +116,10 @@ def test_a_transaction_that_fails_publishes_nothing() -> None:
 def test_async_code_publishes_with_apublish() -> None:
     event_id = asyncio.run(apublish("orders", {"id": 7}, type="paid"))
     assert last() == Event(event_id, "orders", "paid", '{"id":7}')
+
+
+def test_no_line_end_of_any_client_is_in_the_data() -> None:
+    publish("a", {"text": "a\x85b\u2028c\u2029d\ve\nf"})
+    data = last().data
+    assert len(data.splitlines()) == 1
+    assert json.loads(data) == {"text": "a\x85b\u2028c\u2029d\ve\nf"}

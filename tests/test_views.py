@@ -27,7 +27,7 @@ class TestStream:
     def test_its_headers_keep_every_proxy_from_holding_it_back(self, client: Client) -> None:
         response = client.get(STREAM)
         assert response.status_code == 200
-        assert response["Content-Type"] == "text/event-stream"
+        assert response["Content-Type"] == "text/event-stream; charset=utf-8"
         assert response["Cache-Control"] == "no-cache, no-transform"
         assert response["X-Accel-Buffering"] == "no"
         assert not response.has_header("Content-Length")
@@ -47,6 +47,10 @@ class TestStream:
         response = client.get(STREAM, {"last_event_id": first})
         assert begins_after(response, first)
 
+    def test_a_polyfill_may_name_the_parameter_its_own_way(self, client: Client) -> None:
+        first, _ = str(publish("clock", 1)), publish("clock", 2)
+        assert begins_after(client.get(STREAM, {"lastEventId": first}), first)
+
     def test_several_channels(self, client: Client) -> None:
         first = str(publish("c", 0))
         for channel in "abc":
@@ -58,7 +62,8 @@ class TestStream:
 
     def test_head_opens_no_stream(self, client: Client) -> None:
         response = client.head(STREAM)
-        assert (response.status_code, b"".join(response), response["Content-Type"]) == (200, b"", "text/event-stream")
+        assert (response.status_code, b"".join(response)) == (200, b"")
+        assert response["Content-Type"].startswith("text/event-stream")
         assert not response.has_header("Content-Length")  # which GET has not
         assert get_hub().streams == 0
 
@@ -161,3 +166,38 @@ class TestErrors:
         response = client.get(path, parameters)
         assert response.status_code == 400
         assert response.json() == {"error": "A cursor is at most 41 characters; this one has 42."}
+
+
+class TestMiddleware:
+    """What a project puts around all of its views."""
+
+    def test_that_requires_a_login_leaves_to_this_app_who_may_do_what(self, client: Client, settings: Settings) -> None:
+        settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.contrib.auth.middleware.LoginRequiredMiddleware"]
+        settings.EVENTS = {"BROKER": "memory:", "PUBLISH_TOKEN": "secret", "METRICS_TOKEN": "secret"}
+        token = {"Authorization": "Bearer secret"}
+        for path in (STREAM, POLL, "/events/health/", "/events/metrics/"):
+            assert client.get(path, headers=token).status_code == 200
+        body = {"channel": "a", "data": 1}
+        answer = client.post("/events/publish/", body, content_type="application/json", headers=token)
+        assert answer.status_code == 201
+        assert client.get(POLL, {"channel": "private:a"}).status_code == 403
+
+    def test_that_caches_pages_keeps_none_of_these(self, client: Client, settings: Settings) -> None:
+        settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+        settings.MIDDLEWARE = [
+            "django.middleware.cache.UpdateCacheMiddleware",
+            *settings.MIDDLEWARE,
+            "django.middleware.cache.FetchFromCacheMiddleware",
+        ]
+        settings.EVENTS = {"BROKER": "memory:", "METRICS_TOKEN": "secret"}
+        token = {"Authorization": "Bearer secret"}
+
+        def published() -> str:
+            lines = client.get("/events/metrics/", headers=token).content.decode().splitlines()
+            return next(line for line in lines if line.startswith("events_published_total"))
+
+        before, cursor = published(), poll(client)["cursor"]
+        publish("clock", 1)
+        assert published() != before
+        assert poll(client)["cursor"] != cursor
+        assert "no-store" in client.get("/events/publish/")["Cache-Control"]
