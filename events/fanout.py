@@ -180,6 +180,8 @@ class FanOut:
         if self._hub:
             self._hub.ignore(self)
         self._hub = hub
+        # What came after the last stream had left is for nobody.
+        self._events, self._size, self._ephemeral, self._revoked, self._is_lost = [], 0, {}, [], False
         self._position = hub.listen(self)
 
     def _start(self) -> None:

@@ -5,10 +5,11 @@ import json
 import threading
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from events.asking import Asker
-from events.brokers import Broker, Reader
+from events.brokers import Broker, Reader, Unavailable
 from events.conf import get_config
 from events.journal import Trouble
 from events.limits import Full, Slots, TooMany
@@ -217,6 +218,19 @@ class Hub:
         Raises Gap, and Unavailable.
         """
         return self._asker.ask(lambda: self._fetch(cursor, frozenset(channels)))
+
+    def after_gap(self, cursor: Cursor) -> Cursor:
+        """Where a reader goes on that has a gap after this cursor: from the log's head.
+
+        Or from its cursor, if it is of this history but another process was further along; else events that the reader
+        has seen would come again.
+        """
+        head = self.log.head
+        if cursor > head:
+            with suppress(Gap, Unavailable):
+                self._asker.ask(lambda: self.broker.after(cursor, (), 1))
+                return cursor
+        return head
 
     def _fetch(self, cursor: Cursor, channels: frozenset[str]) -> tuple[list[Event], Cursor]:
         with self.lock:

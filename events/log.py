@@ -160,7 +160,7 @@ class EventLog:
         for name, all_entries in earlier.items():
             channel = self._channels.get(name)
             floor = channel.floor if channel else self.floor
-            if floor <= cursor:
+            if floor <= cursor or floor > self.head:  # in the latter case they may yet come the usual way
                 continue
             entries = [entry for entry in all_entries if entry[0] <= floor]
             size = sum(len(event.frame) + _EVENT_COST for _, event in entries)
@@ -222,7 +222,8 @@ class EventLog:
 
     def _drop_oldest(self, channel: _Channel) -> None:
         if channel.entries:
-            channel.floor, event = channel.entries.popleft()
+            cursor, event = channel.entries.popleft()
+            channel.floor = max(channel.floor, cursor)
             self.size -= len(event.frame) + _EVENT_COST
             if not channel.entries:
                 channel.entries = None

@@ -128,10 +128,12 @@ class EventStream:
         after = b""
         if last_event_id:
             try:
-                subscription.resume(Cursor.parse(last_event_id))
-                cursor = told = subscription.cursor
+                cursor = told = Cursor.parse(last_event_id)
+                subscription.resume(cursor)
             except Gap:
                 counters.gaps += 1
+                subscription.skip(cursor)
+                cursor = subscription.cursor
                 # Without an id before the reset is told: a client that is cut in between has to be told again.
                 told, after = None, reset(cursor)
         hello = control("hello", told, cursor=str(cursor), heartbeat=config.HEARTBEAT)

@@ -73,7 +73,7 @@ class Subscription:
         try:
             events, cursor = self.hub.fetch(self.cursor, self.channels)
         except Gap:
-            self._skip()
+            self.skip(self.cursor)
             raise
         with self.hub.lock:
             if self.is_revoked:
@@ -114,6 +114,12 @@ class Subscription:
         self.hub.reach(cursor, self.channels)
         self.cursor = cursor
 
+    def skip(self, cursor: Cursor) -> None:
+        """Go on from where a reader with a gap after this cursor does."""
+        after = self.hub.after_gap(cursor)
+        with self.hub.lock:
+            self.cursor = after
+
     def wait(self, timeout: float) -> bool:
         """Block this thread until there may be something to read (True), or for `timeout` seconds (False)."""
         if self._awake is None:
@@ -147,10 +153,6 @@ class Subscription:
     def close(self) -> None:
         """Give the slot up. May be called again, from any thread, and while the garbage collector runs."""
         self.hub.leave(self)
-
-    def _skip(self) -> None:
-        with self.hub.lock:
-            self.cursor = self.hub.log.head
 
     def _begin_waking(self, loop: asyncio.AbstractEventLoop | None) -> bool:
         """True the first time: what happened before it could be woken is there to read."""

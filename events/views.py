@@ -29,6 +29,7 @@ from events.metrics import counters
 from events.process import get_hub, is_draining
 from events.publishing import InvalidEvent, TooLarge, check_channels, publish
 from events.streams import EventStreamResponse, describe_stream
+from events.wire import Event
 
 DEFAULT_CHANNEL = "clock"
 RETRY_AFTER = "10"  # seconds; a place may be free by then, and until then the client polls
@@ -116,11 +117,15 @@ def poll(request: HttpRequest) -> HttpResponse:
     limit = get_config().MAX_POLL_EVENTS
     gap = False
     counters.polls += 1
+    cursor = hub.log.head
     try:
-        events, cursor = hub.since(Cursor.parse(since), channels, limit) if since else ([], hub.log.head)
+        events: list[Event] = []
+        if since:
+            cursor = Cursor.parse(since)
+            events, cursor = hub.since(cursor, channels, limit)
     except Gap:
         counters.gaps += 1
-        gap, events, cursor = True, [], hub.log.head
+        gap, events, cursor = True, [], hub.after_gap(cursor)
     # Weak, as only the events count: an answer that differs in server_time alone is not news.
     etag = f'W/"{"gap-" if gap else ""}{cursor}"'
     headers = {"ETag": etag, "Cache-Control": "no-cache, private"}

@@ -107,3 +107,36 @@ def test_streams_that_are_ahead_of_this_process_are_waited_for_at_rest() -> None
             assert b"theirs" not in written
 
     asyncio.run(scenario())
+
+
+def test_what_happened_while_nobody_was_there_is_for_nobody() -> None:
+    async def scenario() -> None:
+        fan_out = FanOut(asyncio.get_running_loop())
+        before, after = LingeringTransport(), LingeringTransport()
+        fan_out.take(before, EventStream(get_hub().subscribe(["a"], 10)), chunked=False, paused=False)
+        publish("a", "old")
+        before.protocol.connection_lost(None)  # before the loop got to it
+        await asyncio.sleep(0)
+        fan_out.take(after, EventStream(get_hub().subscribe(["a"], 10)), chunked=False, paused=False)
+        publish("a", "new")
+        written = await asyncio.wait_for(after.written.get(), 10)
+        assert b"new" in written
+        assert b"old" not in written
+
+    asyncio.run(scenario())
+
+
+def test_a_stream_is_told_of_its_channels_in_one_order() -> None:
+    async def scenario() -> None:
+        fan_out = FanOut(asyncio.get_running_loop())
+        transports = {channels: LingeringTransport() for channels in (("a",), ("b",), ("a", "b"), ("b", "c"), ("c",))}
+        for channels, transport in transports.items():
+            fan_out.take(transport, EventStream(get_hub().subscribe(channels, 10)), chunked=False, paused=False)
+        for number in range(6):
+            publish("ab"[number % 2], number)
+        for channels, expected in ((("a",), b"024"), (("b",), b"135"), (("a", "b"), b"012345"), (("b", "c"), b"135")):
+            written = await asyncio.wait_for(transports[channels].written.get(), 10)
+            assert bytes(line[6] for line in written.splitlines() if line.startswith(b"data: ")) == expected
+        assert transports["c",].written.empty()
+
+    asyncio.run(scenario())
