@@ -50,6 +50,7 @@ class FanOut:
         self._silences: _Wheel[_Group] = _Wheel()
         self._hub: Hub | None = None
         self._position = Cursor(0, 0), 0  # of all streams in sync: the log's cursor, and the last ephemeral event
+        self._is_writing = False  # a pass is under way, and some of them are not there yet
         # What came since the last pass; the hub's lock guards these.
         self._events: list[Event] = []
         self._size = 0  # of their frames, in bytes
@@ -222,7 +223,11 @@ class FanOut:
         elif is_lost:
             await self._fall_all(before)
         elif events or ephemeral:
-            await self._write(events + ephemeral, before)
+            self._is_writing = True
+            try:
+                await self._write(events + ephemeral, before)
+            finally:
+                self._is_writing = False
 
     async def _write(self, events: list[Event], before: tuple[Cursor, int]) -> None:
         number = self.passes
@@ -322,7 +327,8 @@ class FanOut:
         for connection in self._ages.due(now):
             connection.end("aged")
         payloads: dict[bool, bytes] = {}
-        for group in self._silences.due(now + interval / 2):
+        # While a pass is under way, not all have been told everything up to the position; then there is a next time.
+        for group in [] if self._is_writing else self._silences.due(now + interval / 2):
             if group.written + silence <= now + interval / 2:
                 group.break_silence(self._position, payloads)
                 group.written = now

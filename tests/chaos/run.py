@@ -115,7 +115,7 @@ async def run(
 ) -> list[Account]:
     """Let it happen for so many seconds, with `rate` events a second in the busiest channel; `say` is told what."""
     # More than anybody is away for, and so little that the busiest channel fills it more than once.
-    history = int(rate * max(20.0, seconds / 8))
+    history = int(rate * max(60.0, seconds / 4))
     with Site(broker, HISTORY=history) as site:
         cursor, port = site.first_cursor(), site.nginx.port
         clients: list[Client] = [

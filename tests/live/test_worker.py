@@ -158,7 +158,7 @@ def test_a_stream_may_follow_a_poll_and_a_head_on_one_connection(start: Start) -
         assert poll.status == 200
         poll.read()
         client.ask(method="HEAD")
-        assert client.answer("HEAD").getheader("Content-Type") == "text/event-stream"
+        assert client.answer("HEAD").getheader("Content-Type") == "text/event-stream; charset=utf-8"
         client.ask()
         next_of(client.events(client.answer()), "hello")
 
