@@ -77,7 +77,7 @@ def test_a_stream_that_the_client_has_left_ends(streaming: Server) -> None:
 def test_head_is_answered_without_a_stream(server: Server) -> None:
     with requests.Session() as connection:
         response = connection.head(f"{server.url}/events/", timeout=10)
-        assert (response.status_code, response.headers["Content-Type"]) == (200, "text/event-stream")
+        assert (response.status_code, response.headers["Content-Type"]) == (200, "text/event-stream; charset=utf-8")
         assert "Content-Length" not in response.headers  # as of GET nobody can know it
         after = connection.get(f"{server.url}/events/poll/", timeout=10)  # would begin with what came after the head
         assert after.status_code == 200
