@@ -5,8 +5,8 @@
     publish("orders", {"id": 7, "state": "paid"})
 
 Every client with a stream open on the channel has it at once; one that polls, or that was away, has it when it
-next asks. An event travels publishing.py -> brokers/ -> hub.py -> log.py, and from there to fanout.py, streams.py or the
-poll in views.py.
+next asks. An event travels publishing.py -> brokers/ -> hub.py -> log.py, and from there to fanout.py, streams.py or
+the poll in views.py.
 """
 
 from events.authorization import arevoke, revoke
