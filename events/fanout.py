@@ -59,6 +59,7 @@ class FanOut:
         self._is_lost = False
         self._is_notified = False
         self._task: asyncio.Task[None] | None = None
+        self._asking: set[asyncio.Task[None]] = set()  # the loop itself does not keep them
         self._clock: asyncio.TimerHandle | None = None
 
     def take(self, transport: asyncio.Transport, stream: EventStream, *, chunked: bool, paused: bool) -> None:
@@ -275,7 +276,9 @@ class FanOut:
             try:
                 payload = stream.read_now()
             except Behind:
-                self.loop.create_task(self._ask(connection))
+                asking = self.loop.create_task(self._ask(connection))
+                self._asking.add(asking)
+                asking.add_done_callback(self._asking.discard)
                 continue
             except Exception as error:  # noqa: BLE001  the others go on
                 self._abort(error, [], connection)
@@ -287,7 +290,11 @@ class FanOut:
 
     async def _ask(self, connection: "_Connection") -> None:
         """Have the broker tell one stream what this process no longer has."""
-        payload = await asyncio.to_thread(connection.stream.read)
+        try:
+            payload = await asyncio.to_thread(connection.stream.read)
+        except Exception as error:  # noqa: BLE001  the others go on
+            self._abort(error, [], connection)
+            return
         if connection not in connection.group.streams:
             return
         if payload:
