@@ -19,7 +19,7 @@ from events.hub import Hub
 from events.journal import tell
 from events.log import Cursor, Gap
 from events.metrics import counters
-from events.streams import HEARTBEAT, EventStream, farewell
+from events.streams import EventStream, farewell, heartbeat
 from events.wire import Event
 
 # Streams written to before others have their turn in the loop: about two milliseconds of work.
@@ -82,12 +82,12 @@ class FanOut:
             await asyncio.sleep(0)
 
     def _tick(self) -> None:
-        heartbeat = get_config().HEARTBEAT
-        interval = min(1.0, heartbeat / 4)
+        silence = get_config().HEARTBEAT
+        interval = min(1.0, silence / 4)
         now = time.monotonic()
         slow, cut, names = 0, 0, []
         for group in list(self._groups.values()):
-            slow_here, cut_here = group.look(now, heartbeat - interval)
+            slow_here, cut_here = group.look(now, silence - interval)
             slow += slow_here
             if cut_here:
                 cut += cut_here
@@ -184,7 +184,7 @@ class _Group:
         for _ in range(min(len(self._ready), _CATCH_UP)):
             self._catch_up(self._ready.pop())
         if not payload and self._is_silent:
-            payload = HEARTBEAT
+            payload = heartbeat(self._reader.cursor)
         if payload:
             self._is_silent = False
             self._last = time.monotonic()

@@ -15,10 +15,12 @@ from events.metrics import counters
 from events.wire import Event
 
 _CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
+# They end no line of an event stream, but some clients split lines there, as str.splitlines() does.
+_LINE_ENDS_ELSEWHERE = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,63}")
 
 # The stream's own control events, what EventSource calls its own, and what feed.js tells its page.
-RESERVED_TYPES = frozenset({"hello", "reset", "heartbeat", "open", "error", "state", "traffic", "role"})
+RESERVED_TYPES = frozenset({"hello", "reset", "heartbeat", "drain", "open", "error", "state", "traffic", "role"})
 
 
 class InvalidEvent(ValueError):
@@ -90,6 +92,7 @@ def check_channels(channels: Sequence[str]) -> None:
 def _to_json(data: Any) -> str:
     try:
         text = json.dumps(data, cls=DjangoJSONEncoder, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = text.translate(_LINE_ENDS_ELSEWHERE)
         size = len(text.encode())
     except UnicodeEncodeError:
         raise InvalidEvent("An event's data is text that UTF-8 can carry: no lone surrogates.") from None

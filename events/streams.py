@@ -23,19 +23,26 @@ from events.metrics import counters
 from events.wire import Event, encode_retry
 
 HEADERS = {
-    "Content-Type": "text/event-stream",
+    # The format is always UTF-8 (9.2.5), but a general HTTP client takes text without a charset for Latin-1.
+    "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache, no-transform",  # RFC 9111, 5.2.2.6: a proxy may not compress, and so not hold back
     "X-Accel-Buffering": "no",  # nginx passes each write on, whatever proxy_buffering says
     "Content-Encoding": "identity",  # GZipMiddleware leaves alone what has an encoding
 }
 
 
-def control(type: str, **data: object) -> bytes:
-    """The frame of an event that speaks of the stream itself. It has no id, so it never moves a client's cursor."""
-    return Event(None, "", type, json.dumps(data)).frame
+def control(type: str, told: Cursor, /, **data: object) -> bytes:
+    """The frame of an event about the stream itself.
+
+    Its id is the cursor up to which the stream has told everything, so that a client resumes there.
+    """
+    return Event(str(told), "", type, json.dumps(data)).frame
 
 
-HEARTBEAT = control("heartbeat")
+def heartbeat(told: Cursor) -> bytes:
+    """What a stream says after a silence."""
+    return control("heartbeat", told)
+
 
 _LOOK = 1.0  # seconds between two looks at whether gunicorn wants the worker to stop, which nothing else tells a thread
 
@@ -108,16 +115,14 @@ class EventStream:
         self._left = False
         age = config.MAX_STREAM_AGE * random.uniform(0.8, 1)  # noqa: S311  those who came together leave one by one
         self.expires = time.monotonic() + age if age else math.inf
-        cursor, resumed, reset = str(subscription.cursor), 0, b""
+        reset = b""
         if last_event_id:
             try:
-                resumed = subscription.resume(Cursor.parse(last_event_id))
-                cursor = last_event_id
+                subscription.resume(Cursor.parse(last_event_id))
             except Gap:
-                counters.gaps += 1
-                cursor = str(subscription.cursor)
-                reset = control("reset", cursor=cursor)
-        hello = control("hello", cursor=cursor, heartbeat=config.HEARTBEAT, resumed=resumed)
+                reset = self._reset()
+        cursor = subscription.cursor
+        hello = control("hello", cursor, cursor=str(cursor), heartbeat=config.HEARTBEAT)
         self.greeting = encode_retry(config.RETRY) + hello + reset
 
     def __iter__(self) -> Iterator[bytes]:
@@ -137,7 +142,7 @@ class EventStream:
                 elif self.subscription.wait(min(self._patience(), _LOOK)):
                     continue
                 elif time.monotonic() - written >= get_config().HEARTBEAT:
-                    yield HEARTBEAT
+                    yield heartbeat(self.subscription.cursor)
                 else:
                     continue
                 written = time.monotonic()
@@ -158,7 +163,8 @@ class EventStream:
                     yield frames
                     counters.stream_seconds += time.thread_time() - began
                 elif not await self.subscription.wait_async(self._patience()) and not self.is_over():
-                    yield HEARTBEAT
+                    # Reading moves the cursor past what happened in other channels meanwhile.
+                    yield self.read(is_live) or heartbeat(self.subscription.cursor)
             self.subscription.ending = self.ending()
             yield farewell()
         finally:
@@ -176,8 +182,12 @@ class EventStream:
                 counters.observe([event.time for event in events], time.time())
             return b"".join([event.frame for event in events])
         except Gap:
-            counters.gaps += 1
-            return control("reset", cursor=str(self.subscription.cursor))
+            return self._reset()
+
+    def _reset(self) -> bytes:
+        counters.gaps += 1
+        cursor = self.subscription.cursor
+        return control("reset", cursor, cursor=str(cursor))
 
     def is_over(self) -> bool:
         subscription = self.subscription
@@ -220,7 +230,9 @@ def _let_go_of_databases() -> None:
 def farewell() -> bytes:
     """The last words of a stream that is ended on purpose: when to come back, each client at another time."""
     config = get_config()
-    return encode_retry(config.RETRY + random.randrange(config.SPREAD + 1)) + b"\n"  # noqa: S311  no secret
+    retry = config.RETRY + random.randrange(config.SPREAD + 1)  # noqa: S311  no secret
+    # Some parsers drop a block without data, and its retry with it.
+    return encode_retry(retry) + Event(None, "", "drain", json.dumps({"retry": retry})).frame
 
 
 def capacity(request: HttpRequest) -> int:

@@ -90,7 +90,11 @@ def allow(*methods: str) -> Callable[[View], View]:
 def stream(request: HttpRequest) -> HttpResponseBase:
     """An event stream of the channels asked for, from Last-Event-ID on if there is one."""
     channels = _channels(request)
-    cursor = _cursor(request.headers.get("Last-Event-ID") or request.GET.get("last_event_id", ""))
+    cursor = _cursor(
+        request.headers.get("Last-Event-ID")
+        or request.GET.get("last_event_id")
+        or request.GET.get("lastEventId", "")  # as event-source-polyfill has it
+    )
     authorized = authorize(request, channels)
     if request.method == "HEAD":
         return describe_stream(request)

@@ -218,7 +218,7 @@ class TestRevoke:
         others = [open_stream(ADA, "b"), open_stream(User(pk=8), "a"), open_stream(AnonymousUser(), "a")]
         revoke(ADA, "a")
         for stream in ended:
-            assert [event.type for event in stream.rest()] == ["hello"]
+            assert [event.type for event in stream.rest()] == ["hello", "drain"]
         assert not any(stream.is_over for stream in others)
         assert get_hub().streams == 3
         revoke(7)
@@ -245,7 +245,7 @@ class TestRevoke:
         stream = Reading(request_of(ADA, factory), "a", last_event_id=cursor)
         revoke(ADA)
         publish("a", "after")
-        assert [event.type for event in stream.rest()] == ["hello"]
+        assert [event.type for event in stream.rest()] == ["hello", "drain"]
 
     def test_holds_for_a_stream_that_opens_while_it_is_asked_for(self, factory: Factory) -> None:
         place = get_hub().log.head  # as `authorize` takes it, before the rule looks
@@ -253,7 +253,7 @@ class TestRevoke:
         publish("a", "secret")
         assert Reading(request_of(ADA, factory), "a", authorized=place).is_over
         begin = Reading(request_of(ADA, factory), "a", last_event_id=str(place), authorized=place)
-        assert [event.type for event in begin.rest()] == ["hello"]
+        assert [event.type for event in begin.rest()] == ["hello", "drain"]
         for user, channel in ((ADA, "b"), (User(pk=8), "a")):
             assert not Reading(request_of(user, factory), channel, authorized=place).is_over
 
@@ -358,5 +358,5 @@ def test_who_has_no_session_any_more_is_refused_when_the_stream_has_ended_at_its
     client.force_login(User.objects.create(username="ada"))
     stream = client.get(STREAM, {"channel": "private:a"})
     Session.objects.all().delete()
-    assert list(stream)[-1] == b"retry: 1000\n\n"
+    assert list(stream)[-1] == b'retry: 1000\nevent: drain\ndata: {"retry": 1000}\n\n'
     assert client.get(STREAM, {"channel": "private:a"}).status_code == 403

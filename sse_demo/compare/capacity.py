@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from events.conf import Config
-from events.streams import HEARTBEAT
+from events.log import Cursor
+from events.streams import heartbeat
 from sse_demo.compare.results import SSE, Arm, Result
 
 USERS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
@@ -13,7 +14,7 @@ RATES = {"each second": 1.0, "every 10 s": 0.1, "each minute": 1 / 60, "each hou
 MONTH = 30 * 86_400  # seconds
 HEARTBEAT_EVERY = Config.HEARTBEAT  # seconds of silence
 STREAM_AGE = 0.9 * Config.MAX_STREAM_AGE  # seconds, on average, until a stream is opened anew
-HEARTBEAT_BYTES = len(HEARTBEAT) + len("1f\r\n\r\n")
+HEARTBEAT_BYTES = len(heartbeat(Cursor(1763795005123, 0))) + len("38\r\n\r\n")
 LONGEST = 30 * 86_400.0  # seconds; who polls less often than monthly does not poll
 
 

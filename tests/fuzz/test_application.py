@@ -53,7 +53,7 @@ class Answer:
 
     @property
     def is_stream(self) -> bool:
-        return self.headers.get("content-type") == "text/event-stream"
+        return self.headers.get("content-type") == "text/event-stream; charset=utf-8"
 
     @property
     def json(self) -> Any:

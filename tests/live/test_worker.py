@@ -158,7 +158,7 @@ def test_a_stream_may_follow_a_poll_and_a_head_on_one_connection(start: Start) -
         assert poll.status == 200
         poll.read()
         client.ask(method="HEAD")
-        assert client.answer("HEAD").getheader("Content-Type") == "text/event-stream"
+        assert client.answer("HEAD").getheader("Content-Type") == "text/event-stream; charset=utf-8"
         client.ask()
         next_of(client.events(client.answer()), "hello")
 
@@ -179,7 +179,7 @@ def test_a_replay_larger_than_any_buffer_arrives_whole_and_in_order(start: Start
     cursor = server.publish("a", 0)
     missed = [server.publish("a", LARGE) for _ in range(60)]
     with Stream(server, {"Last-Event-ID": cursor}, channel="a") as stream:
-        assert '"resumed": 60' in stream.next("hello").data
+        assert stream.next("hello").id == cursor
         assert [stream.next("message").id for _ in missed] == missed
         assert server.publish("a", 1) == stream.next("message").id
 

@@ -52,7 +52,7 @@
 import { canShare, shareFeed } from "./share.js";
 
 /** What the server's streams and the feed say about themselves: never the types of published events. */
-const RESERVED = new Set(["hello", "heartbeat", "reset", "error", "open", "state", "traffic", "role"]);
+const RESERVED = new Set(["hello", "heartbeat", "reset", "drain", "error", "open", "state", "traffic", "role"]);
 const SILENCE = 2.5; // heartbeats; one may be late and one lost before a stream counts as dead
 const STEADY = 10_000; // ms; a stream that ends sooner has failed, however often it says hello
 const POLL_TIMEOUT = 30_000; // ms; without it one answer that never ends would stop the polling for good
