@@ -151,16 +151,76 @@ def test_a_heartbeat_breaks_a_silence(open_stream: Open, settings: Settings) -> 
     assert stream.control("heartbeat") == {}
 
 
-def test_control_events_say_up_to_where_all_was_told(open_stream: Open, settings: Settings) -> None:
-    """So an EventSource, which sends the last id that it has seen as Last-Event-ID, comes back to where it was."""
-    settings.EVENTS = {"HEARTBEAT": 0.1, "BROKER": "memory:"}
-    before = head()
+class TestAClientThatKnowsTheStandardAloneResumesExactly:
+    """Its only cursor is the id of the block that it read last, of whatever type: 9.2.6 of the standard."""
+
+    def test_from_the_hello_of_a_new_stream(self, open_stream: Open) -> None:
+        publish("a", "before")
+        hello = open_stream("a").next()
+        missed = publish("a", "missed")
+        again = open_stream("a", last_event_id=str(hello.id))
+        assert again.next().type == "hello"
+        assert again.next().id == missed
+
+    def test_from_the_hello_of_a_stream_whose_replay_was_cut_off(self, open_stream: Open) -> None:
+        cursor, missed = str(publish("a", 0)), publish("a", 1)
+        hello = open_stream("a", last_event_id=cursor).next()
+        assert hello.id == cursor
+        again = open_stream("a", last_event_id=cursor)
+        assert [again.next().type, again.next().id] == ["hello", missed]
+
+    def test_from_a_reset(self, open_stream: Open) -> None:
+        stream = open_stream("a", last_event_id="nonsense")
+        stream.control("hello")
+        reset = stream.next()
+        assert (reset.type, reset.id) == ("reset", head())
+        missed = publish("a", 1)
+        again = open_stream("a", last_event_id=reset.id)
+        assert [again.next().type, again.next().id] == ["hello", missed]
+
+    def test_from_a_heartbeat_which_has_passed_what_happened_elsewhere(
+        self, open_stream: Open, settings: Settings
+    ) -> None:
+        settings.EVENTS = {"HEARTBEAT": 0.1, "BROKER": "memory:"}
+        stream = open_stream("a")
+        stream.control("hello")
+        publish("a", 1)
+        assert stream.next().type == "message"
+        for number in range(10):
+            publish("b", number)
+        beat = stream.next()
+        assert (beat.type, beat.id) == ("heartbeat", head())
+        missed = publish("a", 2)
+        again = open_stream("a", last_event_id=str(beat.id))
+        assert [again.next().type, again.next().id] == ["hello", missed]
+
+    def test_from_a_stream_that_was_drained(self, open_stream: Open, settings: Settings) -> None:
+        settings.EVENTS = {"BROKER": "memory:", "RETRY": 1000, "SPREAD": 500}
+        stream = open_stream("a")
+        stream.control("hello")
+        last = publish("a", 1)
+        assert stream.next().id == last
+        stream.response.limit(0)
+        block = stream.piece().decode()
+        assert block.splitlines()[1] == "event: drain"
+        drain = next(Decoder(str(last)).feed(block.encode()))
+        assert drain.id == last
+        retry = json.loads(drain.data)["retry"]
+        assert 1000 <= retry <= 1500
+        assert block == f'retry: {retry}\nevent: drain\ndata: {{"retry": {retry}}}\n\n'
+        with pytest.raises((StopIteration, StopAsyncIteration)):
+            stream.piece()
+
+
+def test_clients_that_split_lines_where_the_standard_does_not_read_the_same(open_stream: Open) -> None:
+    awkward = "a\x85b\u2028c\u2029d\x0b\x0c\x1c\x1d\x1e"
     stream = open_stream("a")
-    assert stream.next() == Event(before, "", "hello", f'{{"cursor": "{before}", "heartbeat": 0.1}}')
-    publish("a", 1)
-    stream.next()
-    elsewhere = publish("b", 2)
-    assert stream.next() == Event(elsewhere, "", "heartbeat", "{}")
+    stream.piece()
+    publish("a", awkward)
+    frame = stream.piece().decode()
+    assert frame.splitlines() == frame.split("\n")[:-1]
+    [event] = Decoder().feed(frame.encode())
+    assert json.loads(event.data) == awkward
 
 
 def test_a_closed_response_gives_its_place_up(open_stream: Open) -> None:

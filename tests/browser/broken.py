@@ -48,6 +48,13 @@ def falls_silent(exchange: "Exchange") -> None:
         exchange.wait_until_the_client_leaves()
 
 
+def drains_for_an_hour(exchange: "Exchange") -> None:
+    """Ends in good order after its hello, with an hour to wait."""
+    with exchange.upstream() as response:
+        exchange.begin(response.status, "text/event-stream")
+        exchange.wfile.write(response.read1() + b'retry: 3600000\nevent: drain\ndata: {"retry": 3600000}\n\n')
+
+
 def hangs_up(exchange: "Exchange") -> None:
     """Closes the connection instead of answering."""
     exchange.connection.shutdown(socket.SHUT_RDWR)
@@ -66,6 +73,11 @@ def forbids(exchange: "Exchange") -> None:
 
 def is_missing(exchange: "Exchange") -> None:
     exchange.answer(404, "application/json", b'{"error": "Nothing here."}')
+
+
+def has_lost_its_server(status: int, content_type: str, body: bytes) -> Failure:
+    """As a proxy that answers by itself, while what is behind it is replaced."""
+    return lambda exchange: exchange.answer(status, content_type, body)
 
 
 def is_out_of_order(exchange: "Exchange") -> None:

@@ -98,7 +98,7 @@ def test_a_stream_that_ends_again_and_again_is_not_asked_for_at_a_constant_pace(
     front.cut()
     feed.page.wait_for_function("told.states.join(' ').endsWith('streaming connecting streaming')")
     front.cut()
-    feed.wait_for_state("polling")
+    feed.page.wait_for_function("told.states.includes('polling')")
 
 
 def test_what_happened_before_is_not_delivered(feed: FeedPage, server: Server) -> None:
@@ -238,7 +238,7 @@ def test_coming_back_online_is_a_reason_to_try_the_stream_at_once(feed: FeedPage
     feed.wait_for_state("polling")
     front.mend_stream()
     feed.page.context.set_offline(True)
-    feed.wait_for_reason("could not be reached")
+    feed.wait_for_reason("this browser is offline; asking again")
     feed.page.context.set_offline(False)
     feed.wait_for_state("streaming")
 
@@ -252,6 +252,168 @@ def test_a_refusal_for_good_is_final_and_told(feed: FeedPage, front: Proxy, fail
     feed.page.evaluate("new Promise((resolve) => setTimeout(resolve, 3 * feed.interval))")
     assert len(front.requests) == asked
     assert "(40" in feed.told["reasons"][-1]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("text/html", b"<h1>Not Found</h1>"),
+        ("text/plain", b'{"error": "default backend"}'),
+        ("application/json", b'{"message": "no Route matched"}'),
+    ],
+)
+def test_a_refusal_that_is_not_the_apps_own_is_not_final(
+    feed: FeedPage, front: Proxy, server: Server, status: int, content_type: str, body: bytes
+) -> None:
+    failure = broken.has_lost_its_server(status, content_type, body)
+    front.failures |= {broken.STREAM: failure, broken.POLL: failure}
+    channel = f"replaced-{status}"
+    feed.open(channels=[channel], cursor=server.publish(channel, "before"))
+    feed.wait_for_reason(f"a poll was answered {status}; asking again")
+    server.publish(channel, "meanwhile")
+    front.failures.clear()
+    feed.wait_for_state("streaming")
+    feed.wait_for_events(1)
+    assert feed.data == ["meanwhile"]
+    assert "denied" not in feed.told["states"]
+
+
+def test_polls_that_fail_again_and_again_are_not_asked_at_a_constant_pace(feed: FeedPage, front: Proxy) -> None:
+    front.failures[broken.POLL] = broken.is_out_of_order
+    feed.open(stream=None, interval=10, retry={"base": 1, "max": 86_400_000})
+    feed.page.evaluate("new Promise((resolve) => setTimeout(resolve, 1500))")
+    assert 2 <= front.asked(broken.POLL) <= 50
+    del front.failures[broken.POLL]
+    feed.page.evaluate("feed.reconnect()")
+    feed.wait_for_events(3)
+
+
+def test_the_cursor_stays_fresh_while_nothing_happens_in_the_feeds_own_channels(feed: FeedPage, server: Server) -> None:
+    feed.open(channels=["fresh"])
+    feed.wait_for_state("streaming")
+    assert feed.cursor
+    elsewhere = server.publish("elsewhere", 1)
+    feed.page.wait_for_function("cursor => feed.cursor === cursor", arg=elsewhere)
+
+
+def test_an_event_without_an_id_does_not_take_that_of_another(feed: FeedPage, server: Server) -> None:
+    feed.open(channels=["clock", "ids"])
+    feed.wait_for_state("streaming")
+    given = server.publish("ids", "durable")
+    feed.page.wait_for_function("told.events.some(({ data }) => data === '\"durable\"')")
+    feed.wait_for_events(len(feed.told["events"]) + 2)
+    assert {event["id"] for event in feed.told["events"]} == {"", given}
+
+
+def test_a_stream_that_is_ended_on_purpose_is_opened_again_when_the_server_says_and_loses_nothing(
+    page: Page, static_root: Path
+) -> None:
+    ages = {"MAX_STREAM_AGE": 0.5, "RETRY": 300, "SPREAD": 50}
+    with serve("uvicorn", static_root, **ages) as server, proxy(server.port) as front:
+        page.goto(front.url + broken.BLANK)
+        feed = FeedPage(page)
+        feed.open("message", "odd", channels=["drained"], retry={"base": 60_000, "max": 60_000})
+        feed.wait_for_state("streaming")
+        with publishing(server, "drained") as published:
+            page.wait_for_function("told.states.filter((state) => state === 'streaming').length >= 4")
+        page.wait_for_function("last => told.events.some(({ data }) => data === last)", arg=str(published[-1]))
+        assert numbers(feed) == published
+        assert set(feed.told["states"]) == {"connecting", "streaming"}
+        assert front.asked(broken.POLL) == 0
+        page.close()
+
+
+def test_a_drain_for_long_is_bridged_by_polling(feed: FeedPage, front: Proxy, server: Server) -> None:
+    front.failures[broken.STREAM] = broken.drains_for_an_hour
+    feed.open(channels=["bridged"])
+    feed.wait_for_state("polling")
+    server.publish("bridged", 1)
+    feed.wait_for_events(1)
+    assert (feed.data, front.asked(broken.STREAM)) == ([1], 1)
+
+
+def test_what_a_stream_that_lags_behind_the_polls_says_moves_no_cursor_back(
+    feed: FeedPage, front: Proxy, server: Server
+) -> None:
+    start = server.publish("lags", 0)
+    steps = {name: threading.Event() for name in ("asked", "hello", "replay")}
+
+    def frame(event_id: str, type: str, data: object = None) -> bytes:
+        return f"id: {event_id}\nevent: {type}\ndata: {json.dumps(data)}\n\n".encode()
+
+    def lags(exchange: broken.Exchange) -> None:
+        steps["asked"].set()
+        steps["hello"].wait(30)
+        exchange.begin(200, "text/event-stream")
+        exchange.wfile.write(frame(start, "hello", {"heartbeat": 30}) + frame(start, "heartbeat"))
+        steps["replay"].wait(30)
+        exchange.wfile.write(b"".join(frame(event_id, "message", number) for number, event_id in enumerate(ids, 1)))
+        exchange.wfile.write(frame(later, "heartbeat"))
+        exchange.wait_until_the_client_leaves()
+
+    front.failures[broken.STREAM] = broken.refuses
+    feed.open(channels=["lags"], cursor=start, helloTimeout=60_000)
+    feed.wait_for_state("polling")
+    front.failures[broken.STREAM] = lags
+    assert steps["asked"].wait(30)
+    ids = [server.publish("lags", number) for number in (1, 2)]
+    later = server.publish("elsewhere", 3)
+    feed.wait_for_events(2)
+    steps["hello"].set()
+    feed.wait_for_state("streaming")
+    feed.page.evaluate(
+        "new Promise((resolve) => feed.addEventListener('traffic', (e) => e.detail.type === 'heartbeat' && resolve()))"
+    )
+    assert feed.cursor != start
+    steps["replay"].set()
+    feed.page.wait_for_function("cursor => feed.cursor === cursor", arg=later)
+    assert (feed.data, feed.told["resets"]) == ([1, 2], 0)
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("script", ["pageshow", "pagehide pageshow", "pageshow pagehide pageshow"])
+def test_a_feed_starts_once_whatever_the_page_is_told_before(
+    feed: FeedPage, front: Proxy, server: Server, script: str, share: bool
+) -> None:
+    turns = ";".join(f"dispatchEvent(new PageTransitionEvent('{name}'))" for name in script.split())
+    feed.page.evaluate(
+        f"""async (options) => {{
+          const {{ openFeed }} = await import("/static/events/feed.js");
+          window.told = {{ events: [] }};
+          window.feed = openFeed(options);
+          feed.addEventListener("message", ({{ data }}) => told.events.push(data));
+          {turns};
+        }}""",
+        {"channels": ["turned"], "share": share},
+    )
+    feed.wait_for_state("streaming")
+    server.publish("turned", 1)
+    feed.wait_for_events(1)
+    feed.page.evaluate("new Promise((resolve) => setTimeout(resolve, 300))")
+    assert (front.asked(broken.STREAM), feed.told["events"]) == (1, ["1"])
+    feed.page.evaluate(f"feed.close(); {turns}")
+    feed.page.evaluate("new Promise((resolve) => setTimeout(resolve, 300))")
+    assert (front.asked(broken.STREAM), feed.page.evaluate("feed.state")) == (1, "closed")
+    assert feed.page.evaluate("navigator.locks.query().then(({ held, pending }) => held.length + pending.length)") == 0
+
+
+def test_a_browser_that_denies_event_streams_is_served_by_polling(feed: FeedPage, server: Server) -> None:
+    feed.page.evaluate("() => (window.EventSource = class { constructor() { throw new Error('denied') } })")
+    feed.open(channels=["denied-stream"])
+    feed.wait_for_reason("this browser denies an event stream")
+    feed.page.wait_for_function("feed.cursor !== null")
+    server.publish("denied-stream", 1)
+    feed.wait_for_events(1)
+    assert feed.data == [1]
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_urls_are_those_of_the_document(feed: FeedPage, front: Proxy, share: bool) -> None:
+    feed.page.evaluate("document.head.insertAdjacentHTML('beforeend', '<base href=\"/events/deeper/\">')")
+    feed.open(stream="../", poll="../poll/", share=share)
+    feed.wait_for_state("streaming")
+    assert front.asked(broken.STREAM) == 1
 
 
 def test_a_feed_that_was_denied_can_be_revived(feed: FeedPage, front: Proxy) -> None:

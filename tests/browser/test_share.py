@@ -191,6 +191,54 @@ def test_a_browser_that_cannot_share_opens_a_stream_for_each_tab(
     assert front.asked(broken.STREAM) == 2
 
 
+DENIED = "new DOMException('denied', 'SecurityError')"
+
+
+@pytest.mark.parametrize(
+    "denial",
+    [
+        f"LockManager.prototype.request = () => Promise.reject({DENIED})",
+        f"LockManager.prototype.request = () => {{ throw {DENIED} }}",
+        f"window.BroadcastChannel = class {{ constructor() {{ throw {DENIED} }} }}",
+        f"Object.defineProperty(navigator, 'locks', {{ get() {{ throw {DENIED} }} }})",
+    ],
+)
+def test_a_browser_that_denies_what_sharing_takes_opens_a_stream_for_each_tab(
+    context: BrowserContext, front: Proxy, server: Server, denial: str
+) -> None:
+    tabs = []
+    for _ in range(2):
+        tab = FeedPage(context.new_page())
+        tab.page.goto(front.url + BLANK)
+        tab.page.evaluate(f"() => {{ {denial} }}")
+        tab.open(share=True, channels=["denied-share"])
+        tab.wait_for_state("streaming")
+        tabs.append(tab)
+    server.publish("denied-share", 1)
+    for tab in tabs:
+        tab.wait_for_events(1)
+        assert (tab.data, tab.page.evaluate("feed.role"), tab.page.evaluate("feed.tabs()")) == ([1], "alone", 1)
+        tab.page.evaluate("feed.close()")
+        assert tab.page.evaluate("feed.state") == "closed"
+    assert front.asked(broken.STREAM) == 2
+
+
+def test_every_tabs_cursor_stays_fresh_while_nothing_happens_in_the_feeds_own_channels(
+    open_tabs: Callable[..., list[FeedPage]], server: Server, front: Proxy
+) -> None:
+    tabs = open_tabs(3, channels=["fresh-share"])
+    elsewhere = server.publish("elsewhere", 1)
+    for tab in tabs:
+        tab.page.wait_for_function("cursor => feed.cursor === cursor", arg=elsewhere)
+    tabs += open_tabs(1, channels=["fresh-share"], cursor=elsewhere)
+    tabs.pop(0).page.close()
+    wait_for_leader(tabs)
+    server.publish("fresh-share", 2)
+    for tab in tabs:
+        tab.wait_for_events(1)
+        assert tab.data == [2]
+
+
 def test_a_tab_back_from_the_cache_catches_up_and_then_follows(
     playwright: Playwright, front: Proxy, server: Server
 ) -> None:

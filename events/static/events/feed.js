@@ -6,8 +6,8 @@
  *     feed.addEventListener("message", (event) => show(event.data));
  *     feed.addEventListener("state", (event) => (status.textContent = event.detail.reason));
  *
- * The server's events arrive as a `MessageEvent` of their type, with `data` and `lastEventId`, as from an `EventSource`.
- * The feed adds some of its own, each a `CustomEvent`:
+ * The server's events arrive as a `MessageEvent` of their type, with `data` and `lastEventId`: the id of the event, or
+ * "" when it has none (an `EventSource` would repeat an earlier id). The feed adds some of its own, each a `CustomEvent`:
  *
  *   - `state`    how events arrive from now on; `detail` is a {@link StateChange}
  *   - `reset`    events were missed that the server no longer keeps: load afresh what they would have changed
@@ -53,6 +53,8 @@ import { canShare, shareFeed } from "./share.js";
 
 /** What the server's streams and the feed say about themselves: never the types of published events. */
 const RESERVED = new Set(["hello", "heartbeat", "reset", "drain", "error", "open", "state", "traffic", "role"]);
+/** Those of the stream that always have an id: the cursor up to which it has told everything. */
+const MARKS = new Set(["hello", "heartbeat", "reset"]);
 const SILENCE = 2.5; // heartbeats; one may be late and one lost before a stream counts as dead
 const STEADY = 10_000; // ms; a stream that ends sooner has failed, however often it says hello
 const POLL_TIMEOUT = 30_000; // ms; without it one answer that never ends would stop the polling for good
@@ -86,8 +88,8 @@ export function openFeed({
         "accepted are stream, poll, channels, interval, helloTimeout, retry, cursor, share",
     );
   }
-  if (stream !== null) requireUrl("stream", stream, " or null");
-  requireUrl("poll", poll);
+  if (stream !== null) stream = requireUrl("stream", stream, " or null");
+  poll = requireUrl("poll", poll);
   if (!Array.isArray(channels) || !channels.length || !channels.every((name) => name && typeof name === "string")) {
     throw new TypeError('openFeed: channels must be a list of one name or more, such as ["clock"]');
   }
@@ -110,6 +112,7 @@ export function openFeed({
   /** @type {string | null} the cursor that it was opened with */
   let openedAfter = null;
   let greeted = false;
+  /** What the source has last told as its id, whether of an event or of a mark. */
   let lastEventId = "";
   let silence = Infinity;
   let failures = 0;
@@ -118,10 +121,13 @@ export function openFeed({
   /** @type {AbortController | null} the poll in flight; there is never a second one */
   let asking = null;
   let notBefore = 0;
+  let stumbles = 0;
+  let backOff = 0;
   let trouble = "";
   /** @type {Set<string>} the ids, in order, of what polls have delivered since the source was opened */
   const polled = new Set();
 
+  let started = false;
   let suspended = false;
   let pollTimer, retryTimer, silenceTimer, steadyTimer;
 
@@ -173,7 +179,7 @@ export function openFeed({
     reconnect() {
       if (state === "closed") return;
       closeStream();
-      failures = 0;
+      failures = stumbles = backOff = 0;
       if (state !== "polling") return start("trying a new stream, as asked");
       if (!canStream()) return void ask();
       openStream();
@@ -194,10 +200,11 @@ export function openFeed({
   listen("pagehide", suspend);
   listen("pageshow", resume);
   listen("online", retryNow);
-  queueMicrotask(() => lifetime.signal.aborted || start("opening the stream"));
+  queueMicrotask(() => started || suspended || lifetime.signal.aborted || start("opening the stream"));
   return feed;
 
   function start(reason) {
+    started = true;
     if (stream === null) return startPolling("set to poll, and not to stream");
     if (!canStream()) return startPolling("this browser has no EventSource");
     announce("connecting", reason);
@@ -214,7 +221,7 @@ export function openFeed({
   function resume() {
     if (!suspended) return;
     suspended = false;
-    failures = 0;
+    failures = stumbles = backOff = 0;
     start("back on the page, going on from where it was left");
   }
 
@@ -261,8 +268,12 @@ export function openFeed({
     openedAfter = cursor;
     polled.clear();
     // With cookies also where the server is another origin, if it allows that at all.
-    source = new EventSource(address(stream, "last_event_id"), { withCredentials: true });
-    for (const type of ["hello", "heartbeat", "reset", "drain", "error", ...types]) source.addEventListener(type, receive);
+    try {
+      source = new EventSource(address(stream, "last_event_id"), { withCredentials: true });
+    } catch {
+      return loseStream("this browser denies an event stream to this page");
+    }
+    for (const type of [...MARKS, "drain", "error", ...types]) source.addEventListener(type, receive);
     silenceTimer = setTimeout(loseStream, helloTimeout, "the stream says nothing; a proxy on the way may hold it back");
     report("stream", 1, 0);
   }
@@ -279,59 +290,66 @@ export function openFeed({
   }
 
   /**
-   * Reconnecting is never left to the EventSource: it comes back after a constant time, so a crowd that was cut off in
-   * one moment would return in one moment.
+   * Reconnecting is never left to the EventSource: it comes back after a constant time, so a crowd that was cut off in one
+   * moment would return in one moment; and it knows nothing of what polls have brought meanwhile.
    */
   function loseStream(reason) {
+    const worked = greeted && failures === 0;
     // Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     const wait = Math.random() * Math.min(retry.max, retry.base * 2 ** failures);
-    openLater(wait, reason);
-  }
-
-  /** The server has ended the stream on purpose, and says when to come back: each client at another time. */
-  function endStream(wait) {
-    if (!(wait >= 0 && wait <= LONGEST)) return loseStream("the stream ended");
-    openLater(wait, "the stream ended; the server said when to come back");
-  }
-
-  function openLater(wait, reason) {
-    const worked = greeted && failures === 0;
-    closeStream();
     failures += 1;
-    retryAt = performance.now() + wait;
-    retryTimer = setTimeout(openStream, wait);
+    reopenAfter(wait);
     // Most streams that end can be had again at once (a restart, a network change): not worth a round of polling.
     if (worked) announce("connecting", reason);
     else startPolling(reason);
   }
 
+  /** The server ends the stream on purpose, and has given each of its clients another time to come back at. */
+  function endStream(wait) {
+    if (!(wait >= 0)) return loseStream("the server ended the stream");
+    reopenAfter(Math.min(wait, LONGEST));
+    const reason = "the server ended the stream, and said when to come back";
+    if (wait <= retry.max) announce("connecting", reason);
+    else startPolling(reason);
+  }
+
+  function reopenAfter(wait) {
+    closeStream();
+    retryAt = performance.now() + wait;
+    retryTimer = setTimeout(openStream, wait);
+  }
+
   function receive(event) {
     if (event.currentTarget !== source) return;
     if (event.type === "error") return loseStream(explain(source.readyState));
-    const size = frameSize(event, event.lastEventId !== lastEventId);
-    if (event.type === "hello") greet(event);
-    else if (greeted) deliver(event);
+    const isNewId = event.lastEventId !== lastEventId;
+    const size = frameSize(event, isNewId || MARKS.has(event.type));
+    lastEventId = event.lastEventId;
+    if (event.type === "drain") endStream(parse(event.data)?.retry);
+    else if (event.type === "hello") greet(lastEventId, parse(event.data)?.heartbeat);
+    else if (greeted) deliver(event, isNewId);
     report("stream", 0, size, { type: event.type });
   }
 
   function explain(readyState) {
+    if (isOffline()) return OFFLINE;
     if (greeted) return "the stream ended";
     // After an answer that is no event stream an EventSource gives up; after none at all it would try again.
     return readyState === EventSource.CLOSED ? "the server refused the stream" : "the server could not be reached";
   }
 
-  function greet(event) {
-    const hello = parse(event.data);
-    if (openedAfter === null && cursor !== null) {
-      // A poll has given us a place in the log since this stream was asked for without one: between them lies a hole.
+  /** `from`: where the stream begins; `heartbeat`: seconds. */
+  function greet(from, heartbeat) {
+    if (openedAfter === null && cursor !== null && cursor !== from) {
+      // A poll has given us a position since this stream was asked for without one: between the two lies a hole.
       closeStream();
       return openStream();
     }
     stopPolling();
     greeted = true;
-    lastEventId = event.lastEventId;
-    cursor ??= hello?.cursor ?? null;
-    silence = hello?.heartbeat > 0 ? hello.heartbeat * SILENCE * 1000 : Infinity;
+    cursor ??= from || null; // polls may be ahead of where the stream begins
+    if (cursor === from) polled.clear(); // none of them will be replayed
+    silence = heartbeat > 0 ? heartbeat * SILENCE * 1000 : Infinity;
     steadyTimer = setTimeout(() => (failures = 0), STEADY);
     watch();
     announce("streaming", "events arrive as they happen");
@@ -343,33 +361,25 @@ export function openFeed({
     silenceTimer = setTimeout(loseStream, silence, `nothing arrived for ${Math.round(silence / 1000)} s`);
   }
 
-  function deliver(event) {
+  /** `isNewId`: an event without an id (a tick) repeats the last one that the stream has told. */
+  function deliver({ type, data, lastEventId: id }, isNewId) {
     watch();
-    const id = event.lastEventId;
-    if (event.type === "drain") return endStream(parse(event.data)?.retry);
-    if (event.type === "heartbeat") {
-      // Everything up to its id has been told, what polls have delivered meanwhile included.
-      if (id && id !== lastEventId) {
-        cursor = lastEventId = id;
-        polled.clear();
-      }
+    // The replay begins where polling was when this stream was asked for, and polling has gone on since.
+    const wasPolled = polled.has(id);
+    if (wasPolled) forgetPolled(id);
+    if (MARKS.has(type)) {
+      // What polls have delivered and the stream has not yet is ahead of the mark.
+      if (id === cursor) polled.clear();
+      else if (!wasPolled && !polled.size) cursor = id;
+      if (type === "reset") lose(cursor);
       return;
     }
-    if (event.type === "reset") {
-      lastEventId = id;
-      // What polls have delivered meanwhile is ahead of the place that this stream starts from.
-      return lose(polled.size ? cursor : parse(event.data)?.cursor);
-    }
-    // An EventSource repeats the last id with events that have none (ticks): those are handed on without.
-    const isDurable = id && id !== lastEventId;
-    if (isDurable) {
-      lastEventId = id;
-      // The replay begins where polling was when this stream was asked for, and polling has gone on since.
-      if (polled.has(id)) return forgetPolled(id);
+    if (isNewId && wasPolled) return;
+    if (isNewId) {
       polled.clear();
       cursor = id;
     }
-    dispatch(event.type, event.data, isDurable ? id : "");
+    dispatch(type, data, isNewId ? id : "");
   }
 
   /** Both readers go through one log in one order, so what precedes a replayed event has been replayed as well. */
@@ -403,11 +413,12 @@ export function openFeed({
     pollTimer = undefined;
     asking?.abort();
     asking = null;
+    stumbles = backOff = 0;
     trouble = "";
   }
 
   async function ask() {
-    if (asking || performance.now() < notBefore) return;
+    if (asking || performance.now() < Math.max(notBefore, backOff)) return;
     const mine = (asking = new AbortController());
     const timeout = setTimeout(() => mine.abort(), POLL_TIMEOUT);
     const asked = performance.now();
@@ -421,7 +432,9 @@ export function openFeed({
       report("poll", 0, answerSize(response, body), { elapsed: performance.now() - asked, cpu: cpuTime(response) });
       if (asking === mine) more = take(mine, response, parse(body));
     } catch {
-      if (asking === mine) stumble(mine.signal.aborted ? "a poll took too long" : "the server could not be reached");
+      if (asking !== mine) return;
+      const reason = mine.signal.aborted ? "a poll took too long" : "the server could not be reached";
+      stumble(isOffline() ? OFFLINE : reason);
     } finally {
       clearTimeout(timeout);
       if (asking === mine) asking = null;
@@ -431,8 +444,10 @@ export function openFeed({
 
   /** @returns {boolean} whether there is more to be had at once */
   function take(mine, response, answer) {
-    const said = answer?.error ? `: ${answer.error}` : "";
-    if (REFUSALS.has(response.status)) {
+    const isOurs = typeof answer?.error === "string" && /^application\/json\b/i.test(response.headers.get("Content-Type"));
+    const said = isOurs ? `: ${answer.error}` : "";
+    // A proxy has such pages of its own, for one while the server behind it is replaced: that will pass.
+    if (isOurs && REFUSALS.has(response.status)) {
       halt();
       announce("denied", `${REFUSALS.get(response.status)} (${response.status})${said}`);
       return false;
@@ -442,6 +457,7 @@ export function openFeed({
       stumble(response.ok ? "a poll was answered with something else" : `a poll was answered ${response.status}${said}`);
       return false;
     }
+    stumbles = backOff = 0;
     if (trouble) {
       trouble = "";
       announce("polling", "polling works again");
@@ -465,19 +481,22 @@ export function openFeed({
   function stumble(reason) {
     if (reason !== trouble) announce("polling", `${reason}; asking again`);
     trouble = reason;
+    stumbles += 1;
+    backOff = performance.now() + Math.random() * Math.min(retry.max, interval * 2 ** stumbles);
   }
 
   function address(base, cursorName) {
-    const url = new URL(base, location.href);
+    const url = new URL(base);
     for (const channel of channels) url.searchParams.append("channel", channel);
     if (cursor !== null) url.searchParams.set(cursorName, cursor);
     return url.href;
   }
 }
 
+/** The URL in full: relative ones are the document's, as in its links, so its <base> counts. */
 function requireUrl(name, value, alternative = "") {
   try {
-    if (typeof value === "string") return new URL(value, location.href);
+    if (typeof value === "string") return new URL(value, globalThis.document?.baseURI ?? location.href).href;
   } catch {}
   throw new TypeError(`openFeed: ${name} must be a URL${alternative}, not ${value}`);
 }
@@ -486,6 +505,9 @@ function requireMilliseconds(name, value) {
   if (typeof value === "number" && value >= 1 && value <= LONGEST) return;
   throw new TypeError(`openFeed: ${name} must be a number of milliseconds from 1 to ${LONGEST}, not ${value}`);
 }
+
+const OFFLINE = "this browser is offline";
+const isOffline = () => globalThis.navigator?.onLine === false;
 
 function parse(text) {
   try {
@@ -509,7 +531,7 @@ function retryAfter(response) {
 
 const encoder = new TextEncoder();
 
-/** Bytes of an event on the wire. Only an event that changes the last event id has an id of its own. */
+/** Bytes of an event on the wire. */
 function frameSize({ type, data, lastEventId }, hasId) {
   const fields = data.split("\n").map((line) => `data: ${line}\n`);
   if (type !== "message") fields.unshift(`event: ${type}\n`);

@@ -16,18 +16,27 @@
 
 const QUIET = 2000; // ms without a word from the leader, and up to twice that, so that not all tabs ask at once
 const ANSWER = 2000; // ms; a tab in the background answers at once, however much its timers are slowed
-const REMEMBERED = 10_000; // places in the log: as many events as a server keeps by default
+const REMEMBERED = 10_000; // positions: as many events as a server keeps by default
 
-/** Whether this browser can share, and in this context: there are Web Locks only over https and on localhost. */
-export const canShare = () => Boolean(globalThis.navigator?.locks) && typeof BroadcastChannel !== "undefined";
+/**
+ * Whether this browser has what sharing takes, in this context: there are Web Locks only over https and on localhost. It
+ * may deny them all the same, as to a page in a sandbox: then the tab reads for itself.
+ */
+export function canShare() {
+  try {
+    return Boolean(globalThis.navigator?.locks) && typeof BroadcastChannel !== "undefined";
+  } catch {
+    return false;
+  }
+}
 
 /**
  * @param {(options: object) => EventTarget} open  Opens a feed for this tab alone.
- * @param {object} options         What it is opened with.
+ * @param {object} options         What it is opened with; the URLs in full.
  * @param {Set<string>} reserved   Types of the feed's own events, which are no published ones.
  */
 export function shareFeed(open, options, reserved) {
-  const name = `events ${JSON.stringify([url(options.stream), url(options.poll), [...options.channels].sort()])}`;
+  const name = `events ${JSON.stringify([options.stream, options.poll, [...options.channels].sort()])}`;
   const me = Math.random();
 
   /** @type {"joining" | "leader" | "follower" | "alone"} */
@@ -36,8 +45,13 @@ export function shareFeed(open, options, reserved) {
   let { cursor, interval } = options;
   /** What any tab listens to: whoever leads next has to hear all of it from the first moment on. */
   const types = new Set(["message"]);
-  /** The places in the log where this tab has been, the last ones. */
-  const seen = new Set();
+  /** The positions where this tab has been, the last ones. */
+  const seen = new Set(cursor === null ? [] : [cursor]);
+  /**
+   * The id of the last event that this tab has been told, or where it began. The cursor also moves with what happens in other
+   * channels, so two tabs that have been told the same events may differ in their cursors, and not in this.
+   */
+  let mark = cursor;
 
   /** @type {BroadcastChannel | null} */
   let channel = null;
@@ -51,12 +65,16 @@ export function shareFeed(open, options, reserved) {
 
   /** @type {EventTarget | null} the feed of this tab alone, when it leads or is behind the leader */
   let own = null;
-  /** Where the leader was when this tab found that it is behind, and the durable events that it has told since. */
+  /** The leader's mark when this tab found that it is behind, and the durable events that the leader has told since. */
   let meeting = null;
   let held = [];
+  /** Where the leader was when it said something last. */
+  let theirPosition = { place: null, mark: null };
   /** What the leader said last of its connection. */
   let theirs = change;
 
+  let isHere = false; // as opposed to: not started, left, or closed
+  let isAway = false; // in the back/forward cache
   const lifetime = new AbortController();
 
   class SharedFeed extends EventTarget {
@@ -87,6 +105,7 @@ export function shareFeed(open, options, reserved) {
     }
 
     async tabs() {
+      if (!channel) return 1;
       const locks = await navigator.locks.query();
       // Each tab has the lock or waits for it, so those that crashed are not counted, and those that are frozen are.
       return [...locks.held, ...locks.pending].filter((lock) => lock.name === name).length;
@@ -106,9 +125,16 @@ export function shareFeed(open, options, reserved) {
 
   const feed = new SharedFeed();
   // In the back/forward cache a page can neither lead nor listen, and a lock or a channel might keep it out of there.
-  listen("pagehide", () => leave("the page was left; on return it goes on from here"));
-  listen("pageshow", () => channel || join());
-  queueMicrotask(() => lifetime.signal.aborted || join());
+  listen("pagehide", () => {
+    isAway = true;
+    leave("the page was left; on return it goes on from here");
+  });
+  // Also told of a page that has just been loaded: before the start below or after it.
+  listen("pageshow", () => {
+    isAway = false;
+    join();
+  });
+  queueMicrotask(join);
   return feed;
 
   function listen(type, listener) {
@@ -135,21 +161,40 @@ export function shareFeed(open, options, reserved) {
   // Coming and going
 
   function join() {
-    channel = new BroadcastChannel(name);
+    if (isHere || isAway || lifetime.signal.aborted) return;
+    isHere = true;
+    try {
+      channel = new BroadcastChannel(name);
+    } catch {
+      return readAlone("this browser denies a BroadcastChannel to this page");
+    }
     channel.onmessage = ({ data }) => (data.term ? receive(data) : respond(data));
     announce({ state: "connecting", reason: "asking the other tabs of this browser" });
-    lookForLeader();
+    if (isHere) lookForLeader(); // a listener may have closed it
   }
 
   function leave(reason) {
-    clearTimeout(quietTimer);
+    isHere = false;
     closeOwn();
+    stopSharing();
+    announce({ state: "closed", reason });
+  }
+
+  function stopSharing() {
+    clearTimeout(quietTimer);
     channel?.close();
     channel = null;
     queue.abort();
     tenure = null;
     release();
-    announce({ state: "closed", reason });
+  }
+
+  /** For as long as this page is shown: what a browser denies it will deny again. */
+  function readAlone(reason) {
+    stopSharing();
+    [meeting, held] = [null, []];
+    become("alone", reason);
+    if (isHere && !own) openOwn();
   }
 
   function lookForLeader() {
@@ -177,16 +222,17 @@ export function shareFeed(open, options, reserved) {
 
   async function hold(how, reason) {
     const mine = {};
+    const joined = channel;
     try {
       await navigator.locks.request(name, how, () => {
-        if (!channel || how.signal?.aborted) return undefined;
+        if (channel !== joined || how.signal?.aborted) return undefined;
         tenure = mine;
         lead(reason);
         return new Promise((resolve) => (release = resolve));
       });
     } catch {
-      // Either this tab no longer waits for the lock, or another one has taken it away.
-      if (tenure === mine) stepDown();
+      if (tenure === mine) stepDown(); // another tab has taken the lock away
+      else if (channel === joined && !how.signal?.aborted) readAlone("this browser denies Web Locks to this page");
     }
   }
 
@@ -227,15 +273,22 @@ export function shareFeed(open, options, reserved) {
 
   /** Says something to the followers. */
   function say(message) {
-    if (role === "leader") tell({ ...message, term, place: cursor });
+    if (role === "leader") tell({ ...message, term, place: cursor, mark });
   }
 
   function openOwn() {
     const mine = (own = open({ ...options, cursor, interval }));
     types.forEach((type) => own.addEventListener(type, receiveOwn));
-    own.addEventListener("traffic", ({ detail }) => feed.dispatchEvent(new CustomEvent("traffic", { detail })));
+    own.addEventListener("traffic", ({ detail }) => {
+      feed.dispatchEvent(new CustomEvent("traffic", { detail }));
+      if (mine !== own || detail.type !== "heartbeat") return;
+      moveTo(mine.cursor);
+      say({ kind: "heartbeat" });
+      meet();
+    });
     own.addEventListener("reset", () => {
       moveTo(mine.cursor);
+      mark = cursor;
       say({ kind: "reset" });
       feed.dispatchEvent(new CustomEvent("reset", { detail: { cursor } }));
       meet();
@@ -257,15 +310,18 @@ export function shareFeed(open, options, reserved) {
 
   function receiveOwn({ currentTarget, type, data, lastEventId: id }) {
     if (currentTarget !== own) return;
+    const isNew = id === "" || !seen.has(id); // this tab may have followed one that was further
+    if (id) mark = id;
     moveTo(own.cursor);
     say({ kind: "event", type, data, id });
-    dispatch(type, data, id);
+    if (isNew) dispatch(type, data, id);
     meet();
   }
 
   function moveTo(place) {
     if (place === null) return;
     cursor = place;
+    mark ??= place;
     seen.add(place);
     if (seen.size > REMEMBERED) seen.delete(seen.values().next().value);
   }
@@ -287,54 +343,58 @@ export function shareFeed(open, options, reserved) {
     }
     expectLeader();
     theirs = message.change ?? theirs;
+    theirPosition = message;
     if (message.kind === "here" && role === "joining") follow(message);
     else if (role === "follower") take(message);
     else if (role === "alone") keep(message);
   }
 
-  function follow({ place, types: heard }) {
+  function follow({ place, mark: theirMark, types: heard }) {
     if (![...types].every((type) => heard.includes(type))) {
       // It might pass over what only this tab listens to. It says again that it is here once it knows.
       return tell({ kind: "types", types: [...types] });
     }
     heard.forEach((type) => types.add(type));
-    if (cursor === null || cursor === place || seen.has(place)) return fallIn(place);
-    meeting = place;
+    if (cursor === null) {
+      moveTo(place);
+      mark = theirMark;
+    }
+    if (mark === theirMark || seen.has(theirMark) || seen.has(place)) return fallIn();
+    meeting = theirMark;
     held = [];
     become("alone", "reading what was missed");
     if (!own) openOwn();
   }
 
-  function fallIn(place) {
+  function fallIn() {
     closeOwn();
-    if (cursor === null) moveTo(place);
+    if (cursor === theirPosition.place) mark = theirPosition.mark;
     become("follower", "another tab holds the stream");
     announce(theirs);
   }
 
-  function take({ kind, type, data, id, place }) {
-    if (id && seen.has(id)) return; // what has no id is not repeated
-    if (!seen.has(place)) moveTo(place);
+  function take({ kind, type, data, id, place, mark: theirMark }) {
+    if (id && seen.has(id)) return;
+    if (id || kind === "reset" || mark === null) mark = theirMark;
+    if (mark === theirMark) moveTo(place); // else this tab is further
     if (kind === "state") announce(theirs);
     if (kind === "reset") feed.dispatchEvent(new CustomEvent("reset", { detail: { cursor } }));
     if (kind === "event") dispatch(type, data, id);
   }
 
   function keep(message) {
-    meeting ??= message.place;
+    meeting ??= message.mark;
     if (message.id) held.push(message);
-    if (held.length > REMEMBERED) [meeting, held] = [message.place, []];
+    if (held.length > REMEMBERED) [meeting, held] = [message.mark, []];
     meet();
   }
 
   /** Both go through one log in one order: a tab that has seen one event that the leader told lacks none before it. */
   function meet() {
     if (role !== "alone") return;
-    if (!seen.has(meeting) && !held.some(({ id }) => seen.has(id))) return;
-    fallIn(meeting);
+    if (![meeting, theirPosition.place, ...held.map(({ id }) => id)].some((position) => seen.has(position))) return;
+    fallIn();
     held.forEach(take);
     held = [];
   }
 }
-
-const url = (address) => address && new URL(address, location.href).href;
