@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, suppress
 from contextvars import Context, copy_context
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -42,6 +43,8 @@ TAKEOVER = "events.takeover"
 """The ASGI extension of a server that serves a stream from after its greeting on.
 
 `scope["extensions"][TAKEOVER](stream)` takes an EventStream, and with it the connection: the application returns."""
+
+_EXCHANGE = "events.exchange"  # a key of the scope, for this module alone
 
 # All requests of a process for marked views run in these. A crowd is greeted no sooner with more of them, as they take
 # turns anyway; with fewer, some that wait for a slow session store would hold up everybody.
@@ -79,15 +82,24 @@ class EventStreamHandler(ASGIHandler):
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if not scope.get("query_string", b"").isascii():  # Django answers 400, with a traceback in its log
             scope = scope | {"query_string": quote(scope["query_string"], safe=string.printable).encode()}
-        if scope["type"] == "http" and _runs_in_one_thread(path, settings.ROOT_URLCONF):
-            if stream := await self._answer(scope, receive, send):
-                await self._serve(stream, scope, receive, send)
-            return
-        sender = _Sender(send)
+        exchange = _Exchange(_runs_in_one_thread(path, settings.ROOT_URLCONF))
         with closing(_Receiver(receive)) as receiver:
-            await super().__call__(scope, receiver, sender)
-            if sender.stream:
-                await self._serve(sender.stream, scope, receiver, send)
+            # Error trackers isolate a request, and time it, where they wrap ASGIHandler.__call__: so every request
+            # goes through it. The stream is served outside, or its hours would be the request's.
+            await super().__call__(
+                scope | {_EXCHANGE: exchange}, receive if exchange.runs_in_one_thread else receiver, send
+            )
+            stream, exchange.stream = exchange.stream, None
+            if stream:
+                await self._serve(stream, scope, receiver, send)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What stands within ASGIHandler.__call__, and so within whatever wraps that."""
+        exchange = scope[_EXCHANGE]
+        if exchange.runs_in_one_thread:
+            exchange.stream = await self._answer(scope, receive, send)
+        else:
+            await super().handle(scope, receive, _Sender(send, exchange))
 
     async def _serve(self, stream: EventStream, scope: Scope, receive: Receive, send: Send) -> None:
         if takeover := (scope.get("extensions") or {}).get(TAKEOVER):
@@ -108,7 +120,7 @@ class EventStreamHandler(ASGIHandler):
         """Of a stream, sends the head; the stream itself is for when the request has ended."""
         if isinstance(send, _Sender) and isinstance(response, EventStreamResponse) and (stream := response.detach()):
             await super().send_response(response, send.head)
-            send.stream = stream
+            send.exchange.stream = stream
         else:
             await super().send_response(response, send)
 
@@ -122,7 +134,7 @@ class EventStreamHandler(ASGIHandler):
         answering = loop.run_in_executor(self._threads, self._respond_apart, copy_context(), scope, body)
         response, stream = await answering
         if stream:
-            await super().send_response(response, _Sender(send).head)
+            await super().send_response(response, _Sender(send, scope[_EXCHANGE]).head)
             return stream
         if not response.streaming:
             await super().send_response(response, send)
@@ -191,12 +203,20 @@ def _limited(scope: Scope, receive: Receive) -> Receive:
     return receive_some
 
 
-class _Sender:
-    """The server's `send`, and a place to leave a stream in."""
+@dataclass(slots=True)
+class _Exchange:
+    """How one request is answered, and the stream that came of it. It travels in the scope, past what wraps `send`."""
 
-    def __init__(self, send: Send) -> None:
+    runs_in_one_thread: bool
+    stream: EventStream | None = None
+
+
+class _Sender:
+    """The `send` of a request that takes Django's way."""
+
+    def __init__(self, send: Send, exchange: _Exchange) -> None:
         self._send = send
-        self.stream: EventStream | None = None
+        self.exchange = exchange
 
     async def __call__(self, message: Message) -> None:
         await self._send(message)

@@ -125,6 +125,11 @@ def get_config() -> Config:
     return Config(**given)
 
 
+def is_set(key: str) -> bool:
+    """Whether the project has set this key itself, if only to its default."""
+    return key in getattr(settings, "EVENTS", {})
+
+
 def _reread(*, setting: str, **_: Any) -> None:
     if setting == "EVENTS":
         get_config.cache_clear()

@@ -17,7 +17,7 @@ from django.http import HttpRequest, StreamingHttpResponse
 
 from events.authorization import user_of
 from events.brokers import Unavailable
-from events.conf import get_config
+from events.conf import get_config, is_set
 from events.limits import address_of
 from events.log import Cursor, Gap
 from events.metrics import counters
@@ -269,13 +269,23 @@ def capacity(request: HttpRequest) -> int:
     config = get_config()
     if isinstance(request, ASGIRequest):
         return config.MAX_STREAMS
-    worker = _gthread_worker()
-    if worker:
-        return int(worker.cfg.threads - math.ceil(worker.cfg.threads / 4))
     client = sys.modules.get("django.test.client")
     if client and isinstance(request.META.get("wsgi.input"), client.FakePayload):
         return config.MAX_THREAD_STREAMS  # Django's test client claims to have no threads, but keeps nobody waiting
-    return config.MAX_THREAD_STREAMS if request.META.get("wsgi.multithread") and not _is_one_at_a_time() else 0
+    if not request.META.get("wsgi.multithread"):
+        return 0
+    threads = _threads(request)
+    if threads is None and is_set("MAX_THREAD_STREAMS"):
+        return config.MAX_THREAD_STREAMS
+    if threads == math.inf:
+        return config.MAX_THREAD_STREAMS
+    if threads is None:
+        return _UNKNOWN_THREADS // 4
+    return int(threads) - math.ceil(threads / 4)
+
+
+# Of a server that nobody knows: the fewest threads that servers with threads have by default (waitress).
+_UNKNOWN_THREADS = 4
 
 
 def _gthread_worker() -> Any:
@@ -288,13 +298,42 @@ def _gthread_worker() -> Any:
     return next(workers, None)
 
 
-def _is_one_at_a_time() -> bool:
-    """Whether we run in a wsgiref server without threads, as `runserver --nothreading`, which claims to have some."""
-    servers = (caller for caller in _callers() if isinstance(caller, socketserver.BaseServer))
-    return not all(isinstance(server, socketserver.ThreadingMixIn) for server in servers)
+def _threads(request: HttpRequest) -> float | None:
+    """How many threads, for streams and all else, the WSGI server has in this process: infinity if it starts one for
+    each request, None when the server is not known. No server tells its application, but each can be asked somehow.
+    """
+    if "uwsgi.version" in request.META:
+        return _number_of(sys.modules["uwsgi"].opt.get("threads"))
+    if "mod_wsgi.version" in request.META:
+        return _number_of(getattr(sys.modules.get("mod_wsgi"), "threads_per_process", None))
+    for caller in _callers():
+        match _bases(caller):
+            case {"gunicorn.workers.gthread.ThreadWorker": _}:
+                return _number_of(caller.cfg.threads)
+            case {"gunicorn.workers.base_async.AsyncWorker": _}:
+                return math.inf  # greenlets
+            case {"waitress.channel.HTTPChannel": _}:
+                return _number_of(caller.adj.threads)
+            case {"cheroot.workers.threadpool.WorkerThread": _}:
+                return _number_of(caller.server.requests.min)
+            case {"socketserver.BaseServer": _}:  # runserver, wsgiref, werkzeug
+                return math.inf if isinstance(caller, socketserver.ThreadingMixIn) else 1
+    return None
 
 
-def _callers() -> Iterator[object]:
+def _bases(thing: object) -> dict[str, type]:
+    return {f"{base.__module__}.{base.__qualname__}": base for base in type(thing).__mro__}
+
+
+def _number_of(setting: Any) -> int | None:
+    """A setting of a server, as it holds it: uWSGI as bytes."""
+    try:
+        return int(setting)
+    except (TypeError, ValueError):
+        return None
+
+
+def _callers() -> Iterator[Any]:
     """The objects whose methods are on our stack, from the innermost."""
     frame: FrameType | None = sys._getframe()
     while frame:

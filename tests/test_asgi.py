@@ -12,6 +12,7 @@ import pytest
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from asgiref.testing import ApplicationCommunicator
 from django.core.cache import caches
+from django.core.handlers.asgi import ASGIHandler
 from django.core.signals import request_finished, request_started
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
 from django.urls import path
@@ -251,6 +252,37 @@ def test_a_request_sees_the_context_of_its_connection_and_nothing_of_the_request
             await client.ask()
             assert await client.body() == b'{"who": "ada", "language": "en-us"}'
             await client.end()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("path", [*STREAMS, "/thread"])
+def test_what_wraps_djangos_handler_sees_each_request_and_its_end_before_the_stream(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    original = ASGIHandler.__call__
+
+    async def tracked(self: ASGIHandler, scope: Any, receive: Any, send: Any) -> None:
+        async def watched(message: Any) -> None:
+            seen.append(message["type"])
+            await send(message)
+
+        await original(self, dict(scope), receive, watched)
+        seen.append("end")
+
+    monkeypatch.setattr(ASGIHandler, "__call__", tracked)
+
+    async def main() -> None:
+        client = Client(EventStreamHandler(), path)
+        await client.ask()
+        await client.body()
+        if path == "/thread":
+            await client.end()
+            assert seen == ["http.response.start", "http.response.body", "end"]
+        else:
+            assert seen == ["http.response.start", "end"]
+            await client.leave()
 
     asyncio.run(main())
 

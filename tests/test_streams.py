@@ -4,8 +4,10 @@ import asyncio
 import gc
 import io
 import json
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, closing
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from pytest_django.fixtures import Settings
 from events import Event, publish
 from events.limits import Full
 from events.process import get_hub
-from events.streams import EventStreamResponse
+from events.streams import EventStreamResponse, capacity
 from events.wire import Decoder
 
 
@@ -267,3 +269,40 @@ def test_a_server_without_threads_serves_no_stream() -> None:
     request = RequestFactory().get("/", **{"wsgi.multithread": False, "wsgi.input": io.BytesIO()})  # type: ignore[arg-type]
     with pytest.raises(Full):
         EventStreamResponse(request, ["a"])
+
+
+THREADED: dict[str, Any] = {"wsgi.multithread": True, "wsgi.input": io.BytesIO()}
+
+
+def test_a_server_that_is_not_known_serves_one_stream(settings: Settings) -> None:
+    request = RequestFactory().get("/", **THREADED)
+    with closing(EventStreamResponse(request, ["a"])), pytest.raises(Full):
+        EventStreamResponse(request, ["a"])
+
+
+def test_a_server_that_is_not_known_serves_as_many_streams_as_the_setting_says(settings: Settings) -> None:
+    settings.EVENTS = {"MAX_THREAD_STREAMS": 2, "BROKER": "memory:"}
+    request = RequestFactory().get("/", **THREADED)
+    with ExitStack() as streams:
+        for _ in range(2):
+            streams.enter_context(closing(EventStreamResponse(request, ["a"])))
+        with pytest.raises(Full):
+            EventStreamResponse(request, ["a"])
+
+
+@pytest.mark.parametrize(
+    ("module", "environment", "streams"),
+    [
+        (("uwsgi", "opt", {"threads": b"4"}), {"uwsgi.version": b"2.0.31"}, 3),
+        (("uwsgi", "opt", {"threads": b"1"}), {"uwsgi.version": b"2.0.31"}, 0),
+        (("uwsgi", "opt", {}), {"uwsgi.version": b"2.0.31"}, 1),
+        (("mod_wsgi", "threads_per_process", 15), {"mod_wsgi.version": (5, 0, 2)}, 11),
+        (("mod_wsgi", "version", (4, 5)), {"mod_wsgi.version": (4, 5)}, 1),
+    ],
+)
+def test_a_server_that_is_a_module_says_how_many_threads_it_has(
+    monkeypatch: pytest.MonkeyPatch, module: tuple[str, str, Any], environment: dict[str, Any], streams: int
+) -> None:
+    name, attribute, value = module
+    monkeypatch.setitem(sys.modules, name, SimpleNamespace(**{attribute: value}))
+    assert capacity(RequestFactory().get("/", **THREADED, **environment)) == streams

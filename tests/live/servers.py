@@ -24,6 +24,7 @@ COMMANDS = {
     "runserver": ["manage.py", "runserver", "--noreload", "{address}"],
     "sync": [*GUNICORN, "sse_demo.wsgi", "-k", "sync"],
     "gthread": [*GUNICORN, "sse_demo.wsgi", "-k", "gthread", "--threads", "4"],
+    "waitress": ["-m", "waitress", "--listen={address}", "sse_demo.wsgi:application"],
     "asgi": [*GUNICORN, "sse_demo.asgi"],
     "stock-asgi": [*GUNICORN, "sse_demo.asgi", "-k", "asgi"],
     "uvicorn": ["-m", "uvicorn", "sse_demo.asgi:application", "--host", "{host}", "--port", "{port}"],
@@ -42,7 +43,7 @@ COMMANDS = {
     ],
 }
 PORTABLE = ("stock-asgi", "uvicorn", "hypercorn", "daphne", "granian")
-STREAMING = ("runserver", "gthread", "asgi", *PORTABLE)
+STREAMING = ("runserver", "gthread", "waitress", "asgi", *PORTABLE)
 
 
 def free_port() -> int:
@@ -146,8 +147,10 @@ class Server:
 
 
 @contextmanager
-def serve(kind: str, static_root: Path, *arguments: str, **events: Any) -> Iterator[Server]:
-    server = Server(kind, static_root, events, list(arguments))
+def serve(
+    kind: str, static_root: Path, *arguments: str, command: list[str] | None = None, **events: Any
+) -> Iterator[Server]:
+    server = Server(kind, static_root, events, list(arguments), command=command)
     try:
         server.start()
         yield server

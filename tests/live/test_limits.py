@@ -4,6 +4,7 @@ import socket
 import tempfile
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def ask(where: str | int, forwarded: str) -> HTTPResponse:
 
 @pytest.mark.parametrize("kind", ["asgi", "gthread"])
 def test_each_address_behind_a_trusted_proxy_has_its_share_and_gets_it_back(kind: str, static_root: Path) -> None:
-    limits = {"MAX_STREAMS_PER_ADDRESS": 1, "TRUSTED_PROXIES": ["127.0.0.1", "unix"], "HEARTBEAT": 0.2}
+    limits: dict[str, Any] = {"MAX_STREAMS_PER_ADDRESS": 1, "TRUSTED_PROXIES": ["127.0.0.1", "unix"], "HEARTBEAT": 0.2}
     with (
         tempfile.TemporaryDirectory() as directory,
         serve(kind, static_root, "--threads", "8", "--bind", f"unix:{directory}/socket", **limits) as server,

@@ -1,5 +1,7 @@
 """The HTTP contract through every server that the project names, each a real process."""
 
+import shutil
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -23,7 +25,8 @@ def server(request: pytest.FixtureRequest, static_root: Path) -> Iterator[Server
 def streaming(request: pytest.FixtureRequest, static_root: Path) -> Iterator[Server]:
     # A thread learns that its client has left when it writes next; until then the tests after it need others.
     threads = ["--threads", "32"] if request.param == "gthread" else []
-    with serve(request.param, static_root, *threads, HEARTBEAT=0.5) as running:
+    command = ["-m", "waitress", "--threads=32", *COMMANDS["waitress"][2:]] if request.param == "waitress" else None
+    with serve(request.param, static_root, *threads, command=command, HEARTBEAT=0.5) as running:
         yield running
 
 
@@ -133,21 +136,38 @@ def test_a_thread_worker_that_is_told_to_stop_ends_its_streams(static_root: Path
         assert stream.decoder.retry != 2000, "it was cut off, and not told when to come back"
 
 
-def test_behind_four_threads_twelve_who_want_streams_do_not_freeze_the_site(static_root: Path) -> None:
-    with serve("gthread", static_root) as server:
+FOUR_THREADS = {
+    "gthread": COMMANDS["gthread"],
+    "waitress": COMMANDS["waitress"],  # its default
+    "cheroot": ["-m", "cheroot", "--bind", "{address}", "--threads", "4", "sse_demo.wsgi:application"],
+    "uwsgi": [
+        *("-c", "import os, sys; os.execvp(sys.argv[1], sys.argv[1:])", shutil.which("uwsgi") or ""),
+        *("--http-socket", "{address}", "--master", "--die-on-term", "--threads", "4"),
+        *("--virtualenv", sys.prefix, "--module", "sse_demo.wsgi"),
+    ],
+}
 
-        def ask(_: int) -> requests.Response:
-            return requests.get(f"{server.url}/events/", stream=True, timeout=10)
 
-        with ThreadPoolExecutor(12) as clients:
-            responses = list(clients.map(ask, range(12)))
-        try:
+@pytest.mark.parametrize("kind", FOUR_THREADS)
+def test_behind_four_threads_twelve_who_want_streams_do_not_freeze_the_site(kind: str, static_root: Path) -> None:
+    if not FOUR_THREADS[kind][2]:
+        pytest.skip("uWSGI is not installed: pip install uwsgi, which takes a compiler")
+    with serve(kind, static_root, command=FOUR_THREADS[kind], HEARTBEAT=0.2) as server:
+
+        def ask(_: int) -> Stream:
+            return Stream(server, channel="quiet")
+
+        with ThreadPoolExecutor(12) as clients, ExitStack() as opened:
+            streams = [opened.enter_context(stream) for stream in clients.map(ask, range(12))]
+            responses = [stream.response for stream in streams]
             assert sorted(response.status_code for response in responses) == [200] * 3 + [503] * 9
             assert all(r.headers["Retry-After"] for r in responses if r.status_code == 503)
             assert server.poll().status_code == 200
-        finally:
-            for response in responses:
-                response.close()
+            for stream in streams:
+                if stream.response.status_code == 200:
+                    assert [stream.next().type, stream.next().type] == ["hello", "heartbeat"]
+        while server.state()["streams"]:
+            pass  # each thread is free again after a heartbeat or two
 
 
 @pytest.mark.parametrize("kind", ASGI)
