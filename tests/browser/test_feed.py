@@ -309,8 +309,7 @@ def test_an_event_without_an_id_does_not_take_that_of_another(feed: FeedPage, se
 def test_a_stream_that_is_ended_on_purpose_is_opened_again_when_the_server_says_and_loses_nothing(
     page: Page, static_root: Path
 ) -> None:
-    ages: dict[str, Any] = {"MAX_STREAM_AGE": 0.5, "RETRY": 300, "SPREAD": 50}
-    with serve("uvicorn", static_root, **ages) as server, proxy(server.port) as front:
+    with serve("uvicorn", static_root, MAX_STREAM_AGE=0.5, RETRY=300, SPREAD=50) as server, proxy(server.port) as front:
         page.goto(front.url + broken.BLANK)
         feed = FeedPage(page)
         feed.open("message", "odd", channels=["drained"], retry={"base": 60_000, "max": 60_000})
