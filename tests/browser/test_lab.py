@@ -34,7 +34,7 @@ def figure(page: Page, name: str) -> Locator:
 @pytest.mark.parametrize(
     ("button", "story"),
     [
-        ("Cut the stream", "the stream ended"),
+        ("Cut the stream", "the server ended the stream, and said when to come back"),
         ("Refuse the stream", "the server refused the stream"),
         ("Swallow its bytes", "the stream says nothing; a proxy on the way may hold it back"),
         ("Restart the server", "the server refused the stream"),
