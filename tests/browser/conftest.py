@@ -73,7 +73,7 @@ def page(context: BrowserContext) -> Page:
 
 @pytest.fixture(scope="package")
 def server(static_root: Path) -> Iterator[Server]:
-    with serve("uvicorn", static_root, HEARTBEAT=1) as server:
+    with serve("uvicorn", static_root, HEARTBEAT=1, HISTORY=100_000) as server:
         yield server
 
 
