@@ -8,9 +8,17 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
-from django.core.exceptions import ImproperlyConfigured, RequestDataTooBig, TooManyFieldsSent
+from django.core.exceptions import (
+    BadRequest,
+    ImproperlyConfigured,
+    RequestDataTooBig,
+    SuspiciousOperation,
+    TooManyFieldsSent,
+)
 from django.db.transaction import non_atomic_requests
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, UnreadablePostError
+from django.http.multipartparser import MultiPartParserError
+from django.http.request import RawPostDataException
 from django.middleware.csrf import CsrfViewMiddleware
 from django.utils.cache import get_conditional_response
 from django.utils.crypto import constant_time_compare
@@ -56,6 +64,9 @@ def allow(*methods: str) -> Callable[[View], View]:
         @csrf_exempt  # what is not accepted is told so by 405, and not by a page about cookies
         @wraps(view)
         def answer(request: HttpRequest) -> HttpResponseBase:
+            # What this app reads is in UTF-8. Django would believe Content-Type, even that it is in base64.
+            if request.encoding:
+                request.encoding = "utf-8"
             if "GET" not in methods:
                 return respond(request)
             response = preflight(request) or respond(request)
@@ -66,12 +77,18 @@ def allow(*methods: str) -> Callable[[View], View]:
             if request.method not in methods:
                 accepted = ", ".join(methods)
                 return error(405, f"{request.method} is not accepted here; use {accepted}.", {"Allow": accepted})
+            if "\0" in request.COOKIES.get(settings.SESSION_COOKIE_NAME, ""):  # PostgreSQL fails on it
+                return error(400, "The key of a session has no NUL in it, as the one in this cookie has.")
             try:
                 return view(request)
+            except TooLarge as large:
+                return error(413, str(large))
             except InvalidEvent as invalid:
                 return error(400, str(invalid))
             except TooManyFieldsSent:
                 return error(400, f"A request has at most {settings.DATA_UPLOAD_MAX_NUMBER_FIELDS:,} parameters.")
+            except (BadRequest, SuspiciousOperation, MultiPartParserError, UnreadablePostError) as unreadable:
+                return error(400, f"This request cannot be read: {str(unreadable) or type(unreadable).__name__}.")
             except Refused as refused:
                 return error(403, str(refused))
             except TooMany as many:
@@ -178,21 +195,27 @@ def publish_event(request: HttpRequest) -> HttpResponse:
 
 def accept_event(request: HttpRequest) -> HttpResponse:
     """Publish the event in the body, for those who may: that has been found out."""
-    limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    text = _body(request)
     try:
-        if limit is not None and len(request.body) > limit:  # Django looks at Content-Length, which not all have
-            raise RequestDataTooBig
-        body = json.loads(request.body)
-    except RequestDataTooBig:
-        return error(413, f"A body is at most {limit:,} bytes.")
+        body = json.loads(text)
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict) or not {"channel", "data"} <= body.keys() <= {"channel", "data", "type"}:
         return error(400, 'The body is a JSON object: {"channel": …, "data": …}, and "type" if it has one.')
+    return JsonResponse({"id": publish(**body)}, status=201, headers={"Cache-Control": "no-store"})
+
+
+def _body(request: HttpRequest) -> bytes:
+    """The body; empty for one that cannot be read any more. Raises TooLarge."""
+    limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     try:
-        return JsonResponse({"id": publish(**body)}, status=201, headers={"Cache-Control": "no-store"})
-    except TooLarge as large:
-        return error(413, str(large))
+        if limit is not None and len(request.body) > limit:  # Django looks at Content-Length, which not all have
+            raise RequestDataTooBig
+        return request.body
+    except RequestDataTooBig:
+        raise TooLarge(f"A body is at most {limit:,} bytes.") from None
+    except (RawPostDataException, ValueError):  # middleware has read it as a form; Content-Length is no number
+        return b""
 
 
 @allow("GET", "HEAD")
@@ -210,7 +233,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
     token = get_config().METRICS_TOKEN
     if not token:
         return error(404, "There are no metrics here: EVENTS['METRICS_TOKEN'] is not set.")
-    if not constant_time_compare(_bearer(request) or "", token):
+    if not _is(_bearer(request) or "", token):
         return error(403, "Bring the token in EVENTS['METRICS_TOKEN'], as Authorization: Bearer.")
     try:
         from events.prometheus import CONTENT_TYPE_LATEST, exposition
@@ -225,12 +248,17 @@ def _bearer(request: HttpRequest) -> str | None:
     return given.strip() if scheme.lower() == "bearer" else None
 
 
+def _is(given: str, token: str) -> bool:
+    """Whether this is the token. A header is bytes (RFC 9110, 5.5), which Django reads as Latin-1; a token is UTF-8."""
+    return constant_time_compare(given, token) or constant_time_compare(given, token.encode().decode("latin-1"))
+
+
 def _refusal(request: HttpRequest) -> str:
     """Why this request may not publish; empty if it may."""
     token = get_config().PUBLISH_TOKEN
     given = _bearer(request)
     if given is not None:
-        if token and constant_time_compare(given, token):
+        if token and _is(given, token):
             return ""
         return "This is not the token in EVENTS['PUBLISH_TOKEN']." if token else "EVENTS['PUBLISH_TOKEN'] is not set."
     user = getattr(request, "user", None)
@@ -242,6 +270,7 @@ def _refusal(request: HttpRequest) -> str:
 
 def forgery(request: HttpRequest) -> str:
     """Why this request may come from another site, in a visitor's name; empty if it does not."""
+    _body(request)  # read now, as the check looks for the token in a form as well, after which it would be gone
     check = _CsrfCheck(HttpResponse)
     check.process_request(request)
     # Not for this view, whose exemption is not meant for those who come with a session.

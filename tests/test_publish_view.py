@@ -1,10 +1,12 @@
 """Publishing over HTTP: with the token, or as staff."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from pytest_django.fixtures import Settings
 
@@ -13,6 +15,25 @@ from events.wire import Event
 
 URL = "/events/publish/"
 TOKEN = {"Authorization": "Bearer secret"}
+
+
+OTHER_TYPES = [
+    "multipart/form-data; boundary=x",
+    "multipart/form-data",
+    "application/x-www-form-urlencoded; charset=latin-1",
+    "application/x-www-form-urlencoded",
+    "text/plain; charset=no-such",
+    "",
+]
+BODIES = {b'{"channel": "a", "data": 1}': 201, b"--x\r\n\r\n--x--": 400, b"--x": 400, b"a=%ff\xff": 400, b"": 400}
+
+
+def reads_forms(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    def answer(request: HttpRequest) -> HttpResponse:
+        assert request.POST
+        return get_response(request)
+
+    return answer
 
 
 @pytest.fixture
@@ -44,6 +65,16 @@ class TestWithTheToken:
     def test_the_type_may_be_left_out(self, client: Client) -> None:
         assert post(client, {"channel": "a", "data": None}, TOKEN).status_code == 201
         assert published()[0].type == "message"
+
+    @pytest.mark.parametrize("path", [URL, "/events/metrics/"])
+    def test_a_token_that_is_not_ascii_is_taken_in_utf_8_and_in_latin_1(
+        self, client: Client, settings: Settings, path: str
+    ) -> None:
+        settings.EVENTS |= {"PUBLISH_TOKEN": "sécret", "METRICS_TOKEN": "sécret"}
+        method = client.post if path == URL else client.get
+        for encoding, status in (("utf-8", (200, 400)), ("latin-1", (200, 400)), ("utf-16", (403,))):
+            as_sent = "sécret".encode(encoding).decode("latin-1")
+            assert method(path, headers={"Authorization": f"Bearer {as_sent}"}).status_code in status
 
     def test_the_name_of_the_scheme_has_no_case(self, client: Client) -> None:
         assert post(client, {"channel": "a", "data": 1}, {"Authorization": "bearer secret"}).status_code == 201
@@ -90,6 +121,17 @@ class TestWithTheToken:
         assert response.status_code == 400
         assert accepted in error(response)
 
+    @pytest.mark.parametrize("content_type", OTHER_TYPES)
+    def test_a_body_is_read_as_json_whatever_its_type(self, client: Client, content_type: str) -> None:
+        for body, status in BODIES.items():
+            assert client.generic("POST", URL, body, content_type, headers=TOKEN).status_code == status
+
+    def test_a_body_that_middleware_has_read_as_a_form_is_an_error(self, client: Client, settings: Settings) -> None:
+        settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.reads_forms"]
+        response = client.post(URL, {"channel": "a"}, headers=TOKEN)
+        assert response.status_code == 400
+        assert '{"channel": …, "data": …}' in error(response)
+
     def test_too_much_data_is_413_and_names_the_limit(self, client: Client) -> None:
         response = post(client, {"channel": "a", "data": "x" * 1000}, TOKEN)
         assert response.status_code == 413
@@ -116,6 +158,18 @@ class TestAsStaff:
         client.get("/admin/password_change/")  # any page with a form sets the cookie
         csrf = {"X-CSRFToken": client.cookies["csrftoken"].value}
         assert post(client, {"channel": "a", "data": 1}, csrf).status_code == 201
+
+    @pytest.mark.parametrize("content_type", OTHER_TYPES)
+    def test_a_form_in_a_session_is_an_error_in_json(self, content_type: str) -> None:
+        client = Client(enforce_csrf_checks=True)
+        client.force_login(User.objects.create_user("ada", is_staff=True))
+        client.get("/admin/password_change/")
+        csrf = {"X-CSRFToken": client.cookies["csrftoken"].value}
+        for body, status in BODIES.items():
+            response = client.generic("POST", URL, body, content_type, headers=csrf)
+            assert response.status_code in (status, 400)  # where the check finds no form, the body is not looked at
+            assert response.status_code == 201 or len(error(response)) > 20
+            assert client.generic("POST", URL, body, content_type).status_code in (400, 403)
 
     @pytest.mark.parametrize("headers", [{}, {"X-CSRFToken": "x" * 32}])
     def test_a_session_without_its_csrf_token_is_refused(self, headers: dict[str, str]) -> None:

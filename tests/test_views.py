@@ -161,6 +161,11 @@ class TestErrors:
         assert response.status_code == 400
         assert response.json() == {"error": "A request has at most 1,000 parameters."}
 
+    def test_a_session_whose_key_no_database_can_look_for(self, client: Client, path: str) -> None:
+        response = client.get(path, {"channel": "private:a"}, headers={"Cookie": r'sessionid="\000aaaaaaaa"'})
+        assert response.status_code == 400
+        assert "NUL" in response.json()["error"]
+
     def test_a_cursor_that_is_too_long(self, client: Client, path: str) -> None:
         parameters = {"since": "1" * 42} if path == POLL else {"last_event_id": "1" * 42}
         response = client.get(path, parameters)

@@ -56,10 +56,16 @@ queries = st.lists(st.tuples(parameters, octets), max_size=40).map(
 cookies = st.builds(
     lambda name, value: f"{name}={value}".encode("utf-8", "surrogatepass"),
     st.sampled_from([COOKIE, "sessionid", "csrftoken", ""]),
-    st.sampled_from([fault for fault in Fault if fault is not Fault.HANG]) | anything,  # it is silent for long
+    st.sampled_from([fault for fault in Fault if fault is not Fault.HANG])  # it is silent for long
+    | st.just('"\\000\\377aaaaaaaa"')
+    | anything,
 )
 authorizations = st.sampled_from([b"Bearer", b"bearer " + TOKEN.encode(), b"Basic Og==", b"Bearer \xff"]) | octets
-types = st.sampled_from([b"application/json", b"text/plain; charset=x", b"multipart/form-data; boundary=x"]) | octets
+types = (
+    st.sampled_from([b"application/json", b"text/plain; charset=x", b"multipart/form-data; boundary=x"])
+    | st.sampled_from([b"text/plain; charset=base64", b"text/plain; charset=undefined", b"a/b; charset*=x'%ff"])
+    | octets
+)
 HEADERS = {
     b"accept": octets | st.just(b"text/event-stream"),
     b"accept-encoding": octets | st.just(b"gzip"),

@@ -134,6 +134,9 @@ def test_any_request_has_an_answer_that_keeps_to_the_contract(
 
 @given(st.sampled_from([STREAM, POLL]), requests.queries, requests.headers)
 @example(POLL, b"channel=\xff", [])
+@example(POLL, b"channel=a", [(b"content-type", b"text/plain; charset=base64")])
+@example(STREAM, b"channel=%ff", [(b"content-type", b"text/plain; charset=undefined")])
+@example(STREAM, b"channel=a", [(b"content-type", b"text/plain; charset*=x'%ff")])
 def test_reading_with_any_parameters_either_works_or_says_what_is_accepted(
     path: str, query: bytes, headers: Headers
 ) -> None:
