@@ -112,8 +112,8 @@ def stream(request: HttpRequest) -> HttpResponseBase:
     channels = _channels(request)
     cursor = _cursor(
         request.headers.get("Last-Event-ID")
-        or request.GET.get("last_event_id")
-        or request.GET.get("lastEventId", "")  # as event-source-polyfill has it
+        or request.GET.get("lastEventId")  # event-source-polyfill adds it, with the last id that it has seen
+        or request.GET.get("last_event_id", "")
     )
     authorized = authorize(request, channels)
     if request.method == "HEAD":
