@@ -1,4 +1,7 @@
-"""Whether the broker can be reached now, for load balancers: asked by one thread, at most once a second."""
+"""Whether readers are served now, for load balancers: found out by one thread, at most once a second.
+
+They are when the broker answers, and what is published reaches this process.
+"""
 
 import logging
 import math
@@ -44,9 +47,10 @@ class _Health:
         try:
             hub = get_hub()
             hub.broker.after(hub.log.head, (), 1)
+            hub.broker.check_following()
             self._trouble = ""
         except Gap:
-            self._trouble = ""  # that is an answer
+            self._trouble = "The log has another history, which this process has not noticed yet."
         except Unavailable as unavailable:
             self._trouble = str(unavailable)
         except Exception as error:  # noqa: BLE001  whatever it is, this process can serve no events

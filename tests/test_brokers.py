@@ -1,7 +1,10 @@
 """The contract of a broker, promised by each of them on its real server."""
 
 import json
+import queue
 import threading
+import time
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from typing import Any
 from unittest.mock import Mock
@@ -9,7 +12,7 @@ from unittest.mock import Mock
 import pytest
 from django.db import connections, transaction
 
-from events.brokers import Broker, database
+from events.brokers import Broker, Reader, Unavailable, database
 from events.log import Cursor, Gap
 from events.wire import Event
 from tests.brokers import PATIENCE, Log, OpenLog, Recorder
@@ -224,6 +227,42 @@ class TestFollow:
         assert not [thread for thread in threading.enumerate() if thread.name == "events-follower"]
         add(log.open(), 1)
         assert recorder.nothing_more()
+
+    @shared
+    def test_the_health_check_is_told_while_events_do_not_reach_the_reader(self, log: Log) -> None:
+        broker = log.open()
+        is_broken = True
+        told: queue.Queue[Event] = queue.Queue()
+
+        def deliver(events: Sequence[Event]) -> None:
+            if is_broken:
+                raise Failure
+            for one in events:
+                told.put(one)
+
+        broker.follow(Reader(deliver, lambda _: None, lambda _: None), 0)
+        broker.check_following()
+        add(log.open(), "late")
+        assert until(lambda: is_told_to_health(broker))
+        is_broken = False
+        assert data([told.get(timeout=PATIENCE)]) == ["late"]
+        assert until(lambda: not is_told_to_health(broker))
+
+
+def is_told_to_health(broker: Broker) -> bool:
+    try:
+        broker.check_following()
+    except Unavailable:
+        return True
+    return False
+
+
+def until(condition: Callable[[], bool]) -> bool:
+    """Whether it came true in time."""
+    deadline = time.monotonic() + PATIENCE
+    while not (is_true := condition()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return is_true
 
 
 class TestTransactions:

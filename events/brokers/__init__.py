@@ -63,6 +63,10 @@ class Broker(Protocol):
         """
         ...
 
+    def check_following(self) -> None:
+        """Raises Unavailable when what is published now would not reach the reader that follows: for a health check."""
+        ...
+
     def close(self) -> None:
         """Stop following and let go of connections. A closed broker is not used again."""
         ...

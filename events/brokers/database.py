@@ -171,6 +171,10 @@ class DatabaseBroker:
         self._follower = follower
         return follower.start, follower.backlog
 
+    def check_following(self) -> None:
+        if self._follower:
+            self._follower.check()
+
     def close(self) -> None:
         if self._follower:
             self._follower.close()

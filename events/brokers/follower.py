@@ -19,6 +19,7 @@ from events.metrics import counters
 from events.wire import Event
 
 _PATIENCE = 5.0  # seconds; someone waits for the answer to a request
+_SILENT = 5.0  # seconds; a follower looks at its log each second, also when nothing happens
 _FIRST_PAUSE = 0.1  # seconds; a server that was only restarted is back soon
 _LONGEST_PAUSE = 5.0  # seconds; nobody waits much longer than the outage itself
 
@@ -45,6 +46,7 @@ class Follower(ABC):
         self._begun: Future[None] = Future()
         self._failures = 0
         self._lost = 0.0  # when, by the monotonic clock
+        self._progressed_at = time.monotonic()
         self._closing = threading.Event()
         self._alarm, self._bell = socket.socketpair()
         self._alarm.setblocking(False)
@@ -77,11 +79,18 @@ class Follower(ABC):
         if not self._begun.done():
             self._begun.set_result(None)
 
+    def check(self) -> None:
+        """Raises Unavailable when it does not follow just now: it tries to reach the log, or waits for its answer."""
+        silent = time.monotonic() - self._progressed_at
+        if self._failures or silent > _SILENT:
+            raise Unavailable(f"Nothing has been heard of the log for {silent:.0f} seconds; see the lines before.")
+
     def progressed(self) -> None:
         """For `follow` to say that it has read all that there is. Waiting and delivering say so by themselves."""
+        self._progressed_at = time.monotonic()
         if self._failures:
             seconds = f"{time.monotonic() - self._lost:.1f}"
-            tell(logging.WARNING, "The broker is found again", seconds=seconds, attempts=self._failures)
+            tell(logging.WARNING, "The broker is reached again", seconds=seconds, attempts=self._failures)
             counters.lost = 0
             counters.reconnects += 1
         self._failures = 0
@@ -146,6 +155,6 @@ class Follower(ABC):
                     self._lost = time.monotonic()
                     counters.lost = 1
                     bug = None if isinstance(error, Unavailable) else error
-                    tell(logging.WARNING, "The broker is lost, and looked for", bug, reason=error)
+                    tell(logging.WARNING, "Cannot reach the broker; retrying", bug, reason=error)
                 self._failures += 1
                 self._sleep(random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures, 10))))  # noqa: S311

@@ -54,6 +54,9 @@ class MemoryBroker:
             self._reader = reader
             return self._log.newest(backlog)
 
+    def check_following(self) -> None:
+        pass  # events are delivered where they are published
+
     def close(self) -> None:
         with self._lock:
             self._reader = None

@@ -312,6 +312,10 @@ class RedisBroker:
         self._follower = follower
         return follower.start, follower.backlog
 
+    def check_following(self) -> None:
+        if self._follower:
+            self._follower.check()
+
     def close(self) -> None:
         if self._follower:
             self._follower.close()

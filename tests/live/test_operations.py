@@ -169,8 +169,8 @@ def test_health_fails_while_the_broker_is_gone_and_the_log_says_so_once(
         [given] = publish(log, 1)
         assert stream.next("message").id == given
         lines = server.log()
-        assert lines.count("The broker is lost, and looked for: reason=") == 1
-        assert lines.count("The broker is found again: seconds=") == 1
+        assert lines.count("Cannot reach the broker; retrying: reason=") == 1
+        assert lines.count("The broker is reached again: seconds=") == 1
         assert lines.count("Answered 503, as the events cannot be reached: answers=1 reason=") == 1
         assert "Traceback" not in lines
 
