@@ -85,7 +85,7 @@ def _broker(config: Config) -> Iterator[CheckMessage]:
         return
     if database not in list(connections):
         yield Error(
-            f"EVENTS['BROKER'] is {config.BROKER!r}, and DATABASES has no {database!r}.",
+            f"EVENTS['BROKER'] needs the database {database!r}, and DATABASES has none of that name.",
             hint=f"DATABASES has {', '.join(connections)}: EVENTS = {{'BROKER': 'db:ALIAS'}} with one of them.",
             id="events.E002",
         )

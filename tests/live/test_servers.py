@@ -1,5 +1,6 @@
 """The HTTP contract through every server that the project names, each a real process."""
 
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ ASGI = ("asgi", *PORTABLE)
 
 @pytest.fixture(scope="module", params=COMMANDS)
 def server(request: pytest.FixtureRequest, static_root: Path) -> Iterator[Server]:
-    with serve(request.param, static_root, HEARTBEAT=0.5) as running:
+    with serve(request.param, static_root, HEARTBEAT=0.5, METRICS_TOKEN="secret") as running:
         yield running
 
 
@@ -84,6 +85,16 @@ def test_head_is_answered_without_a_stream(server: Server) -> None:
         assert "Content-Length" not in response.headers  # as of GET nobody can know it
         after = connection.get(f"{server.url}/events/poll/", timeout=10)  # would begin with what came after the head
         assert after.status_code == 200
+
+
+def test_head_works_quietly_on_all_that_get_reads(server: Server) -> None:
+    before = len(server.log())
+    with requests.Session() as connection:
+        for path in ("/events/", "/events/poll/", "/events/health/", "/events/metrics/"):
+            url, token = server.url + path, {"Authorization": "Bearer secret"}
+            # A sync worker has no streams, and HEAD says nothing of that.
+            assert connection.head(url, headers=token, timeout=10).status_code == 200
+    assert not re.search("warn|error|traceback|not allowed|unexpected", server.log()[before:], re.IGNORECASE)
 
 
 def test_polling_works_and_answers_304_while_nothing_happens(server: Server) -> None:
