@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.live.servers import COMMANDS, PORTABLE, STREAMING, Server, Stream, serve
+from tests.live.servers import COMMANDS, GUNICORN, PORTABLE, STREAMING, Server, Stream, serve
 
 ASGI = ("asgi", *PORTABLE)
 
@@ -196,3 +196,32 @@ def test_streams_stop_at_the_setting_under_asgi(static_root: Path) -> None:
             streams.enter_context(Stream(server)).next("hello")
         assert requests.get(f"{server.url}/events/", timeout=10).status_code == 503
         assert server.poll().status_code == 200
+
+
+GEVENT = [*GUNICORN, "-k", "gevent"]
+
+
+def test_gevent_serves_streams_and_polls_as_greenlets(static_root: Path) -> None:
+    with (
+        serve("gevent", static_root, command=[*GEVENT, "sse_demo.wsgi"], HEARTBEAT=0.2) as server,
+        ExitStack() as opened,
+    ):
+        streams = [opened.enter_context(Stream(server, channel="orders")) for _ in range(5)]
+        for stream in streams:
+            stream.next("hello")
+        published = server.publish("orders", 1)
+        assert {stream.next("message").id for stream in streams} == {published}
+        assert server.poll().status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "instead"),
+    [(["sse_demo.wsgi", "--preload"], "Leave --preload out"), (["sse_demo.asgi"], "leave the worker class out")],
+)
+def test_gevent_refuses_at_the_start_what_it_cannot_serve(
+    static_root: Path, arguments: list[str], instead: str
+) -> None:
+    with pytest.raises(RuntimeError) as raised, serve("gevent", static_root, command=[*GEVENT, *arguments]):
+        pass
+    assert instead in str(raised.value)
+    assert "Traceback" not in str(raised.value)
