@@ -8,9 +8,8 @@ from inspect import iscoroutinefunction
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
-from gunicorn.workers.gasgi import ASGIWorker
 
-from events.metrics import counters
+# Whatever needs more is imported where it is needed: gevent patches what is imported after it, in its workers.
 
 # An open stream costs a transport and a set entry: no thread, no task.
 worker_class = "events.worker.EventWorker"
@@ -34,11 +33,24 @@ keepalive = 75
 
 def on_starting(server: Any) -> None:
     """Have the workers, of whatever kind, count together: see docs/operations.md."""
-    counters.share()
+    from gunicorn.workers.base_async import AsyncWorker
+
+    if not issubclass(server.worker_class, AsyncWorker):
+        from events.metrics import counters
+
+        counters.share()
+    elif server.cfg.preload_app:
+        server.log.critical("--preload imports Django before this worker class patches it, and streams would fail.")
+        server.log.critical("Leave --preload out; or the worker class, and serve sse_demo.asgi: that is EventWorker.")
+        raise SystemExit(Arbiter.APP_LOAD_ERROR)
+    else:
+        server.log.warning("The metrics are those of the one worker that is asked: this worker class shares none.")
 
 
 def post_worker_init(worker: Any) -> None:
     """Refuse an application that this kind of worker cannot run, instead of a failure for each request."""
+    from gunicorn.workers.gasgi import ASGIWorker
+
     application = worker.app.callable
     is_asgi = iscoroutinefunction(application) or iscoroutinefunction(type(application).__call__)
     if is_asgi and not isinstance(worker, ASGIWorker):

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -82,6 +82,8 @@ class EventStreamHandler(ASGIHandler):
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if not scope.get("query_string", b"").isascii():  # Django answers 400, with a traceback in its log
             scope = scope | {"query_string": quote(scope["query_string"], safe=string.printable).encode()}
+        if scope.get("method") == "HEAD":
+            send = partial(_send_head_alone, send)
         exchange = _Exchange(_runs_in_one_thread(path, settings.ROOT_URLCONF))
         with closing(_Receiver(receive)) as receiver:
             # Error trackers isolate a request, and time it, where they wrap ASGIHandler.__call__: so every request
@@ -209,6 +211,11 @@ def _limited(scope: Scope, receive: Receive) -> Receive:
         return message if left >= 0 else {**message, "more_body": False}
 
     return receive_some
+
+
+async def _send_head_alone(send: Send, message: Message) -> None:
+    """The answer to HEAD has no body (RFC 9110, 9.3.2). Django sends one, and gunicorn warns of each."""
+    await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
 
 @dataclass(slots=True)

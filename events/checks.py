@@ -17,7 +17,7 @@ from django.core.checks import CheckMessage, Error, Info
 from django.core.checks import Warning as Warn
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
-from django.http import HttpRequest, HttpResponseBase, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.urls import NoReverseMatch, Resolver404, resolve, reverse
 from django.utils.module_loading import import_string
 
@@ -25,6 +25,7 @@ from events.asgi import EventStreamHandler
 from events.authorization import get_rule
 from events.brokers import open_broker
 from events.conf import Config, get_config
+from events.cors import share
 from events.streams import HEADERS
 
 MOUNTS = Path("/proc/self/mounts")  # on Linux; nowhere else is anything said of file systems
@@ -36,6 +37,10 @@ _NETWORKED = frozenset(
     {"9p", "afs", "ceph", "cifs", "glusterfs", "lustre", "nfs", "nfs4", "smb3", "smbfs", "vboxsf", "virtiofs"}
     | {"fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs"}
 )
+
+_SHARING = re.compile(r"cors|cross_?origin|allow_?origin", re.IGNORECASE)
+_SHARED = ("Access-Control-Allow-Origin", "Access-Control-Allow-Credentials")
+_STRANGER = "https://a-stranger.invalid"  # RFC 6761, 6.4: an origin that no project lists
 
 _COMPRESSING = re.compile(r"gzip|brotli|zstd|deflate|compress", re.IGNORECASE)
 
@@ -55,6 +60,7 @@ def check_settings(**_: Any) -> list[CheckMessage]:
         *_pool(config),
         *_urls(),
         *_compression(),
+        *_sharing(config),
         *_network_file_systems(),
     ]
 
@@ -85,7 +91,7 @@ def _broker(config: Config) -> Iterator[CheckMessage]:
         return
     if database not in list(connections):
         yield Error(
-            f"EVENTS['BROKER'] is {config.BROKER!r}, and DATABASES has no {database!r}.",
+            f"EVENTS['BROKER'] needs the database {database!r}, and DATABASES has none of that name.",
             hint=f"DATABASES has {', '.join(connections)}: EVENTS = {{'BROKER': 'db:ALIAS'}} with one of them.",
             id="events.E002",
         )
@@ -166,6 +172,63 @@ def _compresses(middleware: Callable[[Any], Any]) -> bool:
     return isinstance(answer, StreamingHttpResponse) and (
         answer.get("Content-Encoding") != HEADERS["Content-Encoding"] or b"".join(answer) != b"data: 1\n\n"
     )
+
+
+def _sharing(config: Config) -> Iterator[CheckMessage]:
+    for name, middleware in _all_middleware():
+        if not _SHARING.search(name):
+            continue
+        stranger = _headers_through(middleware, _STRANGER)
+        if stranger.get("Access-Control-Allow-Origin") in ("*", _STRANGER):
+            cookies = stranger.get("Access-Control-Allow-Credentials") == "true"
+            whose = "with their visitors' cookies" if cookies else "of all channels that need no user"
+            yield Warn(
+                f"{name} lets the pages of every site read the streams and polls {whose}, whatever "
+                "EVENTS['ALLOWED_ORIGINS'] says.",
+                hint=f"Keep it away from {_path_of_the_stream() or '/events/'}, which answers other origins by itself; "
+                "django-cors-headers with CORS_URLS_REGEX, as in docs/security.md.",
+                id="events.W015",
+            )
+        elif any(_headers_through(middleware, listed) != _shared(listed) for listed in config.ALLOWED_ORIGINS):
+            yield Warn(
+                f"{name} changes what EVENTS['ALLOWED_ORIGINS'] allows: browsers will not show these origins the "
+                "streams and polls of their visitors.",
+                hint=f"Keep it away from {_path_of_the_stream() or '/events/'}, which answers other origins by itself; "
+                "django-cors-headers with CORS_URLS_REGEX, as in docs/security.md.",
+                id="events.W015",
+            )
+
+
+def _shared(origin: str) -> dict[str, str]:
+    request, response = _request_from(origin), HttpResponse()
+    share(request, response)
+    return {key: response[key] for key in _SHARED if response.has_header(key)}
+
+
+def _headers_through(middleware: Callable[[Any], Any], origin: str) -> dict[str, str]:
+    """What a page of this origin is told of a stream that has come through the middleware."""
+    expected = _shared(origin)
+    if not getattr(middleware, "sync_capable", True):
+        return expected  # it would have to be awaited
+
+    def view(request: HttpRequest) -> HttpResponseBase:
+        response = HttpResponse()
+        share(request, response)
+        return response
+
+    try:
+        answer = middleware(view)(_request_from(origin))
+    except Exception:  # noqa: BLE001  it needs more than this
+        return expected
+    return {key: answer[key] for key in _SHARED if answer.has_header(key)}
+
+
+def _request_from(origin: str) -> HttpRequest:
+    request = HttpRequest()
+    request.method, request.path = "GET", _path_of_the_stream() or "/events/"
+    request.path_info = request.path
+    request.META |= {"HTTP_ORIGIN": origin, "HTTP_HOST": "localhost", "SERVER_NAME": "localhost", "SERVER_PORT": "80"}
+    return request
 
 
 def _network_file_systems() -> Iterator[CheckMessage]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from ipaddress import ip_network
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -18,6 +19,32 @@ def _number(default: float, low: float, high: float) -> Any:
 
 def _list(of: str, accepts: Callable[[str], bool]) -> Any:
     return field(default=(), metadata={"list": (of, accepts)})
+
+
+def _secret(default: str, check: Callable[[str], str]) -> Any:
+    """Text that may hold a password: never shown. `check` returns what is wrong with it, in words without it."""
+    return field(default=default, repr=False, metadata={"secret": check})
+
+
+def _wrong_broker(url: str) -> str:
+    scheme, _, rest = url.partition(":")
+    takes = "takes 'memory:', 'db:', 'db:alias', 'redis://…', 'rediss://…' or 'unix://…'"
+    if not _BROKER.fullmatch(url):
+        return f"{takes}, not {f'{scheme}:…' if rest and scheme.isascii() else 'this'!r}"
+    try:
+        parts = urlsplit(url)
+        is_cut = "@" in parts.path + parts.query or parts.fragment or (parts.port or 0) < 0
+    except ValueError:
+        is_cut = True
+    return "is not a whole URL: a / ? # or @ in a password is written as %2F %3F %23 %40" if is_cut else ""
+
+
+_BROKER = re.compile(r"memory:|db:[^/@?]*|(?:rediss?|unix)://.*")
+
+
+def _wrong_token(token: str) -> str:
+    is_sent = token.isprintable() and token == token.strip()
+    return "" if is_sent else "takes text that a header can carry: in one line, without blanks at its ends"
 
 
 def _is_origin(text: str) -> bool:
@@ -44,7 +71,7 @@ class Config:
     """`settings.EVENTS`, checked. Every key has a default, its range, and the reason beside it."""
 
     # Needs no service, and every process on the database sees every event; others are for tests or many machines.
-    BROKER: str = "db:"
+    BROKER: str = _secret("db:", _wrong_broker)
 
     # Events kept of each channel: who has missed more is better told to load afresh.
     HISTORY: int = _number(1_000, 1, 10_000_000)
@@ -87,9 +114,9 @@ class Config:
     # Of an event's data as JSON in UTF-8: an update, not a file.
     MAX_EVENT_BYTES: int = _number(65_536, 1, 16_777_216)
     # What a program sends to publish over HTTP, as `Authorization: Bearer`; empty: no program may.
-    PUBLISH_TOKEN: str = ""
+    PUBLISH_TOKEN: str = _secret("", _wrong_token)
     # What Prometheus sends to read the metrics, as `Authorization: Bearer`; empty: there are none.
-    METRICS_TOKEN: str = ""
+    METRICS_TOKEN: str = _secret("", _wrong_token)
 
     def __post_init__(self) -> None:
         for key in fields(self):
@@ -103,7 +130,9 @@ class Config:
                 continue
             if "range" not in key.metadata:
                 if not isinstance(value, str):
-                    raise ImproperlyConfigured(f"EVENTS[{key.name!r}] takes text, not {value!r}.")
+                    raise ImproperlyConfigured(f"EVENTS[{key.name!r}] takes text, not {type(value).__name__}.")
+                if "secret" in key.metadata and (wrong := key.metadata["secret"](value)):
+                    raise ImproperlyConfigured(f"EVENTS[{key.name!r}] {wrong}.")
                 continue
             low, high = key.metadata["range"]
             kind, types = ("a number", (int, float)) if isinstance(key.default, float) else ("a whole number", (int,))
@@ -118,9 +147,9 @@ def get_config() -> Config:
     """The settings of this process. Raises ImproperlyConfigured for an unknown key or a value out of range."""
     given = getattr(settings, "EVENTS", {})
     if not isinstance(given, Mapping):
-        raise ImproperlyConfigured(f"EVENTS takes a dict, not {given!r}.")
+        raise ImproperlyConfigured(f"EVENTS takes a dict, not {type(given).__name__}.")
     known = [key.name for key in fields(Config)]
-    if unknown := sorted(set(given) - set(known)):
+    if unknown := sorted(set(given) - set(known), key=str):
         raise ImproperlyConfigured(f"EVENTS has no key {unknown[0]!r}; it takes {', '.join(known)}.")
     return Config(**given)
 

@@ -6,6 +6,7 @@ which goes on counting there: so no sum ever falls, and no number of replaced wo
 """
 
 import fcntl
+import logging
 import mmap
 import os
 import tempfile
@@ -14,6 +15,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import IO
+
+from events.journal import tell
 
 ENDINGS = ("left", "drained", "aged", "cut", "revoked")
 """Why a stream ends: its client left, this process stops, it had its time, its client read nothing, it may no more."""
@@ -104,10 +107,15 @@ class Counters:
         """
         if self._file:
             return
-        self._file = file = _memory_file()  # open as long as we are
         width = len(self.row)
-        file.truncate(_ROWS * width * 8)
-        table = memoryview(mmap.mmap(file.fileno(), 0)).cast("d")
+        try:
+            file = _memory_file()
+            file.truncate(_ROWS * width * 8)
+            table = memoryview(mmap.mmap(file.fileno(), 0)).cast("d")
+        except OSError as error:
+            tell(logging.WARNING, "Each process counts for itself, as there is no memory to share", reason=error)
+            return
+        self._file = file  # open as long as we are
         self._rows = [table[at * width : (at + 1) * width] for at in range(_ROWS)]
         os.register_at_fork(after_in_child=self._take_a_row)
 
@@ -153,8 +161,9 @@ class Counters:
 
 def _memory_file() -> IO[bytes]:
     """A file without a name: in memory where the system has that, so that none of its directories need be writable."""
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("events-counters"), "r+b", buffering=0)
+    if hasattr(os, "memfd_create"):  # on Linux; a sandbox may refuse it
+        with suppress(OSError):
+            return os.fdopen(os.memfd_create("events-counters"), "r+b", buffering=0)
     return tempfile.TemporaryFile()
 
 

@@ -13,7 +13,7 @@ from events import checks
 from tests.live.servers import ROOT
 from tests.test_settings import manage
 
-EVERYTHING = {"E003", "I009", "W001", "W003", "W004", "W005", "W007", "W008", "W010", "W011", "W012", "W014"}
+EVERYTHING = {"E003", "I009", "W001", "W003", "W004", "W005", "W007", "W008", "W010", "W011", "W012", "W014", "W015"}
 INSTEAD = {
     "no ASGI application": "W002",
     "a broken ASGI application": "E004",
@@ -98,3 +98,34 @@ def test_compressing_middleware_that_spares_streams_is_right_in_any_place(
     response = client.get("/events/", headers={"Accept-Encoding": "gzip"})
     assert next(iter(response)).startswith(b"retry: ")
     response.close()
+
+
+@pytest.mark.parametrize(
+    ("cors", "told"),
+    [
+        ({"CORS_ALLOW_ALL_ORIGINS": True}, "of all channels that need no user"),
+        ({"CORS_ALLOW_ALL_ORIGINS": True, "CORS_ALLOW_CREDENTIALS": True}, "with their visitors' cookies"),
+        ({"CORS_ALLOWED_ORIGIN_REGEXES": [r".*"]}, "of all channels that need no user"),
+        ({"CORS_ALLOWED_ORIGINS": ["https://other.example"]}, None),
+        ({"CORS_ALLOWED_ORIGINS": ["https://listed.example"], "CORS_ALLOW_CREDENTIALS": True}, None),
+        ({"CORS_ALLOW_ALL_ORIGINS": True, "CORS_URLS_REGEX": r"^/(?!events/)"}, None),  # as docs/security.md has it
+        ({}, None),
+    ],
+)
+def test_cors_middleware_that_overrides_ours_is_told(
+    settings: Settings, cors: dict[str, Any], told: str | None
+) -> None:
+    settings.EVENTS = MEANT | {"BROKER": "db:", "ALLOWED_ORIGINS": ["https://listed.example"]}
+    settings.MIDDLEWARE = ["corsheaders.middleware.CorsMiddleware", *settings.MIDDLEWARE]
+    for name, value in cors.items():
+        setattr(settings, name, value)
+    messages = checks.check_settings()
+    assert [message.id for message in messages] == (["events.W015"] if told else [])
+    assert not told or told in messages[0].msg
+
+
+def test_cors_middleware_that_says_star_to_a_listed_origin_alone_is_told(settings: Settings) -> None:
+    settings.EVENTS = MEANT | {"BROKER": "db:", "ALLOWED_ORIGINS": ["https://listed.example"]}
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, "tests.bad.middleware.cors_for_one"]
+    [message] = checks.check_settings()
+    assert "browsers will not show these origins" in message.msg

@@ -61,7 +61,16 @@ PROGRAMS = {"make", "python", "manage.py", "pip", "curl", "gunicorn", "tcpdump",
 SHELLS = {"sh", "bash", "shell", "console"}
 
 # What the documents name and is not in the repository: made by a command, the reader's own, or of other programs.
-ELSEWHERE = {"compare.json", "compare.html", "db.sqlite3", "gunicorn.events.py", "FORWARDED_ALLOW_IPS"}
+ELSEWHERE = {
+    "CORS_ALLOW_ALL_ORIGINS",
+    "CORS_ALLOW_CREDENTIALS",
+    "CORS_URLS_REGEX",
+    "compare.json",
+    "compare.html",
+    "db.sqlite3",
+    "gunicorn.events.py",
+    "FORWARDED_ALLOW_IPS",
+}
 
 
 class Block(NamedTuple):

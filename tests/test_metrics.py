@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 from django.test import Client
 from prometheus_client import REGISTRY
@@ -7,6 +10,7 @@ from events.metrics import DELAYS, Counters, counters
 from events.process import get_hub
 from events.prometheus import EventsCollector
 from events.wire import Event
+from tests.live.servers import ROOT
 
 # As a stream ends, Django looks after the connections to the database.
 pytestmark = pytest.mark.django_db
@@ -58,3 +62,13 @@ def test_a_site_adds_them_to_its_own_metrics() -> None:
         assert REGISTRY.get_sample_value("events_polls_total", {"status": "304"}) is not None
     finally:
         REGISTRY.unregister(collector)
+
+
+def test_without_memory_to_share_each_process_counts_for_itself_and_says_so() -> None:
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0));"
+        "from events.metrics import counters; counters.share(); counters.polls += 1; print(counters.total().polls)"
+    )
+    done = subprocess.run([sys.executable, "-B", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "1.0\n"
+    assert "Each process counts for itself, as there is no memory to share: reason=" in done.stderr

@@ -34,3 +34,24 @@ def sync_only(get_response: Answer) -> Answer:
 @async_only_middleware
 def async_only(get_response: Callable[[HttpRequest], Awaitable[HttpResponseBase]]) -> object:
     return get_response
+
+
+@sync_only_middleware
+def cors_for_all(get_response: Answer) -> Answer:
+    def answer(request: HttpRequest) -> HttpResponseBase:
+        response = get_response(request)
+        response.headers["Access-Control-Allow-Origin"] = "*"
+        return response
+
+    return answer
+
+
+@sync_only_middleware
+def cors_for_one(get_response: Answer) -> Answer:
+    def answer(request: HttpRequest) -> HttpResponseBase:
+        response = get_response(request)
+        if request.headers.get("Origin") == "https://listed.example":
+            response.headers["Access-Control-Allow-Origin"] = "*"
+        return response
+
+    return answer

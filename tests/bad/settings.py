@@ -22,7 +22,7 @@ sys.modules["prometheus_client"] = None  # type: ignore[assignment]  # as if it 
 ROOT_URLCONF = "tests.bad.urls"
 MIDDLEWARE = [
     *MIDDLEWARE,
-    *(f"tests.bad.middleware.{name}" for name in ("CompressEverything", "sync_only", "async_only")),
+    *(f"tests.bad.middleware.{name}" for name in ("CompressEverything", "cors_for_all", "sync_only", "async_only")),
 ]
 SESSION_SAVE_EVERY_REQUEST = True
 wrong: dict[str, Any] = {"NAME": "/srv/shared data/db.sqlite3", "ATOMIC_REQUESTS": True, "CONN_MAX_AGE": 600}

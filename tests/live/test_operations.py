@@ -1,6 +1,7 @@
 """What operators watch: metrics, health and the log, of real servers with real brokers that fail."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from urllib3.exceptions import HTTPError
 
 from tests.brokers import PATIENCE, OpenLog
-from tests.live.servers import ROOT, Server, Stream, serve
+from tests.live.servers import COMMANDS, ROOT, Server, Stream, serve
 from tests.live.test_durability import publish, running
 from tests.services import PostgreSQL, Valkey
 
@@ -261,3 +262,18 @@ def test_a_stream_in_a_thread_holds_no_connection_to_the_database(
         while connection.execute(held).fetchone() != (1,):  # the one that follows the log
             pass
         assert server.state()["streams"] == 3
+
+
+def test_nothing_needs_a_file_system_that_can_be_written_to(static_root: Path) -> None:
+    if not shutil.which("unshare") or subprocess.run(["unshare", "--mount", "true"]).returncode:
+        pytest.skip("this user may not mount anything")
+    read_only = 'mount -o remount,bind,ro / && exec "$0" "$@"'
+    unshare = ["-c", "import os, sys; os.execvp(sys.argv[1], sys.argv[1:])", "unshare", "--mount", "sh", "-c"]
+    gunicorn = [sys.executable, *COMMANDS["asgi"], "--worker-tmp-dir", "/dev/shm", "--workers", "2"]
+    with serve("asgi", static_root, command=[*unshare, read_only, *gunicorn], METRICS_TOKEN="secret") as server:
+        token = {"Authorization": "Bearer secret"}
+        for number in range(1, 5):
+            assert server.poll().status_code == 200
+            text = requests.get(f"{server.url}/events/metrics/", headers=token, timeout=10).text
+            assert f'events_polls_total{{status="200"}} {number}.0' in text  # of both workers
+        assert "count" not in server.log()

@@ -1,5 +1,6 @@
 """The HTTP contract through every server that the project names, each a real process."""
 
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -10,14 +11,14 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.live.servers import COMMANDS, PORTABLE, STREAMING, Server, Stream, serve
+from tests.live.servers import COMMANDS, GUNICORN, PORTABLE, STREAMING, Server, Stream, serve
 
 ASGI = ("asgi", *PORTABLE)
 
 
 @pytest.fixture(scope="module", params=COMMANDS)
 def server(request: pytest.FixtureRequest, static_root: Path) -> Iterator[Server]:
-    with serve(request.param, static_root, HEARTBEAT=0.5) as running:
+    with serve(request.param, static_root, HEARTBEAT=0.5, METRICS_TOKEN="secret") as running:
         yield running
 
 
@@ -84,6 +85,16 @@ def test_head_is_answered_without_a_stream(server: Server) -> None:
         assert "Content-Length" not in response.headers  # as of GET nobody can know it
         after = connection.get(f"{server.url}/events/poll/", timeout=10)  # would begin with what came after the head
         assert after.status_code == 200
+
+
+def test_head_works_quietly_on_all_that_get_reads(server: Server) -> None:
+    before = len(server.log())
+    with requests.Session() as connection:
+        for path in ("/events/", "/events/poll/", "/events/health/", "/events/metrics/"):
+            url, token = server.url + path, {"Authorization": "Bearer secret"}
+            # A sync worker has no streams, and HEAD says nothing of that.
+            assert connection.head(url, headers=token, timeout=10).status_code == 200
+    assert not re.search("warn|error|traceback|not allowed|unexpected", server.log()[before:], re.IGNORECASE)
 
 
 def test_polling_works_and_answers_304_while_nothing_happens(server: Server) -> None:
@@ -185,3 +196,32 @@ def test_streams_stop_at_the_setting_under_asgi(static_root: Path) -> None:
             streams.enter_context(Stream(server)).next("hello")
         assert requests.get(f"{server.url}/events/", timeout=10).status_code == 503
         assert server.poll().status_code == 200
+
+
+GEVENT = [*GUNICORN, "-k", "gevent"]
+
+
+def test_gevent_serves_streams_and_polls_as_greenlets(static_root: Path) -> None:
+    with (
+        serve("gevent", static_root, command=[*GEVENT, "sse_demo.wsgi"], HEARTBEAT=0.2) as server,
+        ExitStack() as opened,
+    ):
+        streams = [opened.enter_context(Stream(server, channel="orders")) for _ in range(5)]
+        for stream in streams:
+            stream.next("hello")
+        published = server.publish("orders", 1)
+        assert {stream.next("message").id for stream in streams} == {published}
+        assert server.poll().status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "instead"),
+    [(["sse_demo.wsgi", "--preload"], "Leave --preload out"), (["sse_demo.asgi"], "leave the worker class out")],
+)
+def test_gevent_refuses_at_the_start_what_it_cannot_serve(
+    static_root: Path, arguments: list[str], instead: str
+) -> None:
+    with pytest.raises(RuntimeError) as raised, serve("gevent", static_root, command=[*GEVENT, *arguments]):
+        pass
+    assert instead in str(raised.value)
+    assert "Traceback" not in str(raised.value)
