@@ -20,7 +20,7 @@ from events.journal import Trouble
 from events.log import Cursor, Gap
 from events.models import ChannelFloor, LogState, StoredEvent
 from events.wire import Event
-from tests.brokers import Log, OpenLog, Recorder
+from tests.brokers import PATIENCE, Log, OpenLog, Recorder
 from tests.test_brokers import add, close_after, data, databases, event, ids, run_all
 
 sqlite = pytest.mark.parametrize("log", ["sqlite"], indirect=True)
@@ -509,3 +509,35 @@ def _parameters(log: Log) -> dict[str, Any]:
         "user": settings["USER"],
         "dbname": settings["NAME"],
     }
+
+
+FORKING = """
+import os, threading
+import django
+django.setup()
+from events import publish
+from events.process import get_hub
+
+def publish_on() -> None:
+    while True:
+        publish("a", 1)
+
+get_hub()
+threading.Thread(target=publish_on, daemon=True).start()
+for _ in range(100):
+    if not (pid := os.fork()):
+        code = 1
+        try:
+            get_hub()
+            code = 0
+        finally:
+            os._exit(code)
+    print(os.waitpid(pid, 0)[1], flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("log", ["sqlite"], indirect=True)
+def test_a_child_that_is_forked_while_others_use_sqlite_can_use_it_too(log: Log) -> None:
+    output, errors = log.process("-c", FORKING).communicate(timeout=PATIENCE * 3)
+    assert output.split() == ["0"] * 100, errors

@@ -48,7 +48,7 @@ class Lagging:
         self._broker = broker
         self.database = broker.database
         self.append, self.append_on_commit = broker.append, broker.append_on_commit
-        self.after, self.close = broker.after, broker.close
+        self.after, self.check_following, self.close = broker.after, broker.check_following, broker.close
         self._told: deque[Event] = deque()
         self._changed = threading.Condition()
         self._reader: Reader | None = None

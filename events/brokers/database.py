@@ -20,7 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -32,6 +32,7 @@ from django.db.backends.utils import CursorWrapper
 from events.brokers import Reader, Unavailable
 from events.brokers.filewatch import FileWatch
 from events.brokers.follower import Follower
+from events.brokers.forkguard import guard
 from events.journal import Trouble, tell
 from events.log import Cursor, Gap
 from events.models import ChannelFloor, LogState, StoredEvent
@@ -541,7 +542,8 @@ class DatabaseBroker:
     def _reporting(self) -> Iterator[None]:
         """Any error of the database as Unavailable."""
         try:
-            yield
+            with self.unforked():
+                yield
         except Error as error:
             self._let_go()  # outside requests nobody else does it
             text = f"The database {self.database!r} cannot be used for events: {str(error).strip()}."
@@ -554,6 +556,10 @@ class DatabaseBroker:
         connection = connections[self.database]
         if not connection.in_atomic_block and connection.autocommit:
             connection.close_if_unusable_or_obsolete()
+
+    def unforked(self) -> AbstractContextManager[None]:
+        """Within this no process is forked, where the children of one that is would hang."""
+        return guard.within() if connections[self.database].vendor == "sqlite" else nullcontext()
 
     @contextmanager
     def connected(self) -> Iterator[BaseDatabaseWrapper]:
@@ -584,7 +590,7 @@ class _Follower(Follower):
         self.delivered = 0  # events, since the thread began
 
     def follow(self) -> None:
-        with self._watched(), self._broker.connected() as connection:
+        with self._broker.unforked(), self._watched(), self._broker.connected() as connection:
             self._connection = connection
             driver = connection.connection
             self._broker.check_history(self._at or 0)
@@ -600,6 +606,10 @@ class _Follower(Follower):
                     if time.monotonic() >= self._sweep_at:
                         self._sweep(connection)
                         self._sweep_at = time.monotonic() + _SWEEP
+
+    def wait(self, timeout: float, connection: int | None = None) -> None:
+        with guard.out():
+            super().wait(timeout, connection)
 
     def _catch_up(self) -> None:
         if self._at is None:
