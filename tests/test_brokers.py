@@ -286,6 +286,24 @@ class TestTransactions:
         add(broker, "next")
         assert data(recorder.events(1)) == ["next"]
 
+    def test_a_hook_of_the_caller_that_fails_keeps_no_event_from_being_published(self, log: Log) -> None:
+        broker = log.open()
+        recorder = Recorder(broker)
+
+        def fail() -> None:
+            raise Failure
+
+        ran: list[str] = []
+        with suppress(Failure), transaction.atomic(using=log.alias):
+            transaction.on_commit(lambda: ran.append("before"), using=log.alias)
+            transaction.on_commit(fail, using=log.alias)
+            broker.append_on_commit([event(1)])
+            with transaction.atomic(using=log.alias):
+                broker.append_on_commit([event(2)])
+            transaction.on_commit(lambda: ran.append("after"), using=log.alias)
+        assert data(recorder.events(2)) == [1, 2]
+        assert ran == ["before"]
+
     def test_a_savepoint_that_is_rolled_back_takes_its_events_with_it(self, log: Log) -> None:
         broker = log.open()
         recorder = Recorder(broker)

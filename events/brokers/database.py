@@ -30,6 +30,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
 from events.brokers import Reader, Unavailable
+from events.brokers.committing import on_commit
 from events.brokers.filewatch import FileWatch
 from events.brokers.follower import Follower
 from events.brokers.forkguard import guard
@@ -140,15 +141,14 @@ class DatabaseBroker:
             if self._is_manual():
                 return  # Django runs no hooks then
 
-        def number_after_commit() -> None:
-            # The caller's transaction has succeeded, and hooks of theirs may follow.
-            try:
-                self.number()
-                self._published(events)
-            except Exception as error:  # noqa: BLE001
-                _failed_hooks.hit(error=type(error).__name__, reason=error)
+        def number() -> None:
+            self.number()
+            self._published(events)
 
-        transaction.on_commit(number_after_commit, using=self.database, robust=True)
+        def failed(error: Exception) -> None:
+            _failed_hooks.hit(error=type(error).__name__, reason=error)
+
+        on_commit(number, failed, self.database)
 
     def after(self, cursor: Cursor, channels: Collection[str], limit: int) -> list[Event]:
         position = (cursor.major << _BITS) + cursor.minor

@@ -5,9 +5,10 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 
-from django.db import DEFAULT_DB_ALIAS, transaction
+from django.db import DEFAULT_DB_ALIAS
 
 from events.brokers import Reader
+from events.brokers.committing import on_commit
 from events.journal import tell
 from events.log import Cursor, EventLog, Gap
 from events.wire import Event
@@ -35,13 +36,10 @@ class MemoryBroker:
         return [str(event.id) for event in numbered]
 
     def append_on_commit(self, events: Sequence[Event]) -> None:
-        def append_now() -> None:
-            try:
-                self.append(events)
-            except Exception as error:  # noqa: BLE001  the caller's transaction has succeeded, and its hooks go on
-                tell(logging.ERROR, "Events of a committed transaction are lost", error, events=len(events))
+        def failed(error: Exception) -> None:
+            tell(logging.ERROR, "Events of a committed transaction are lost", error, events=len(events))
 
-        transaction.on_commit(append_now, using=self.database, robust=True)
+        on_commit(lambda: self.append(events), failed, self.database)
 
     def after(self, cursor: Cursor, channels: Collection[str], limit: int) -> list[Event]:
         with self._lock:

@@ -23,9 +23,10 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DEFAULT_DB_ALIAS, transaction
+from django.db import DEFAULT_DB_ALIAS
 
 from events.brokers import Reader, Unavailable
+from events.brokers.committing import on_commit
 from events.brokers.follower import Follower
 from events.journal import Trouble, tell
 from events.log import Cursor, Gap
@@ -274,21 +275,18 @@ class RedisBroker:
         return texts
 
     def append_on_commit(self, events: Sequence[Event]) -> None:
-        def publish_committed_events() -> None:
-            try:
-                self.append(events)
-            except Exception as error:  # noqa: BLE001  the caller has committed: nothing may come out of its atomic()
-                tell(
-                    logging.ERROR,
-                    "Events of a committed transaction may be lost. Publish them again if their readers need them, "
-                    "or use the broker 'db:', which commits events with their transaction",
-                    None if isinstance(error, Unavailable) else error,
-                    events=len(events),
-                    channels=",".join(sorted({event.channel for event in events})),
-                    reason=error,
-                )
+        def failed(error: Exception) -> None:
+            tell(
+                logging.ERROR,
+                "Events of a committed transaction may be lost. Publish them again if their readers need them, "
+                "or use the broker 'db:', which commits events with their transaction",
+                None if isinstance(error, Unavailable) else error,
+                events=len(events),
+                channels=",".join(sorted({event.channel for event in events})),
+                reason=error,
+            )
 
-        transaction.on_commit(publish_committed_events, using=self.database, robust=True)
+        on_commit(lambda: self.append(events), failed, self.database)
 
     def after(self, cursor: Cursor, channels: Collection[str], limit: int) -> list[Event]:
         if max(cursor) > _LARGEST:
