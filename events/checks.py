@@ -16,7 +16,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Info
 from django.core.checks import Warning as Warn
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.urls import NoReverseMatch, Resolver404, resolve, reverse
 from django.utils.module_loading import import_string
@@ -94,6 +94,14 @@ def _broker(config: Config) -> Iterator[CheckMessage]:
             f"EVENTS['BROKER'] needs the database {database!r}, and DATABASES has none of that name.",
             hint=f"DATABASES has {', '.join(connections)}: EVENTS = {{'BROKER': 'db:ALIAS'}} with one of them.",
             id="events.E002",
+        )
+    elif database != DEFAULT_DB_ALIAS:
+        yield Warn(
+            f"Events belong to the transactions of the database {database!r}: what is published within atomic() of "
+            f"{DEFAULT_DB_ALIAS!r} alone is visible at once, and stays when that is rolled back.",
+            hint=f"Use transaction.atomic(using={database!r}) around what is to be published with its data, or 'db:'; "
+            "then add events.W016 to SILENCED_SYSTEM_CHECKS.",
+            id="events.W016",
         )
 
 

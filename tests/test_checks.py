@@ -23,6 +23,7 @@ INSTEAD = {
     "no redis": "E002",
     "no rule": "E005",
     "a small pool": "W006",
+    "another database": "W016",
 }
 
 MEANT = {"AUTHORIZE": "events.authorization.by_prefix"}

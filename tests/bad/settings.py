@@ -55,3 +55,6 @@ match FAULT:
     case "a small pool":
         EVENTS = {"BROKER": "db:"}
         DATABASES["default"] = {"ENGINE": "django.db.backends.postgresql", "OPTIONS": {"pool": {"max_size": 1}}}
+    case "another database":
+        EVENTS = {"BROKER": "db:log"}
+        DATABASES["log"] = DATABASES["default"]
