@@ -243,7 +243,7 @@ class Hub:
             end = max(end, head)
             with self.lock:
                 if self.log is log and cursor <= head:
-                    log.extend_back(cursor, channels, page)
+                    log.extend_back(cursor, head, channels, page)
         return page, end
 
     def subscribe(

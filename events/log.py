@@ -149,10 +149,11 @@ class EventLog:
             for name in channels
         )
 
-    def extend_back(self, cursor: Cursor, channels: Collection[str], events: Iterable[Event]) -> None:
-        """Take in what happened in these channels between the cursor and where the log begins: all of it, in order.
+    def extend_back(self, cursor: Cursor, until: Cursor, channels: Collection[str], events: Iterable[Event]) -> None:
+        """Take in what happened in these channels after the cursor: all of it up to `until`, in order.
 
-        A channel whose share, or the log's bytes, would not hold it stays as it is.
+        A channel that begins later than that by now, or whose share, or the log's bytes, would not hold it, stays as
+        it is.
         """
         earlier: dict[str, list[Entry]] = {name: [] for name in channels}
         for event in events:
@@ -160,7 +161,7 @@ class EventLog:
         for name, all_entries in earlier.items():
             channel = self._channels.get(name)
             floor = channel.floor if channel else self.floor
-            if floor <= cursor or floor > self.head:  # in the latter case they may yet come the usual way
+            if not cursor < floor <= until:
                 continue
             entries = [entry for entry in all_entries if entry[0] <= floor]
             size = sum(len(event.frame) + _EVENT_COST for _, event in entries)
