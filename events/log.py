@@ -141,6 +141,13 @@ class EventLog:
         known = self._channels
         return all((known[name].floor if name in known else self.floor) <= cursor for name in channels)
 
+    def end_of(self, channels: Iterable[str]) -> Cursor:
+        """The cursor up to which it is settled what happened in these channels: it is here, or was missed.
+
+        That is the log's head, unless this process knows that it misses something later.
+        """
+        return max([self.head, *(self._channels[name].floor for name in channels if name in self._channels)])
+
     def has_news(self, cursor: Cursor, channels: Collection[str]) -> bool:
         """Whether something happened in these channels after the cursor."""
         return any(

@@ -90,7 +90,7 @@ class Subscription:
             log = hub.log
             after, seen = self.cursor, self.seen
             # The cursor may be newer than this log: another process was further along. That is not a gap.
-            if after < log.head:
+            if after < log.end_of(self.channels):
                 try:
                     events = log.since(after, self.channels)
                 except Gap:
@@ -116,7 +116,7 @@ class Subscription:
 
     def skip(self, cursor: Cursor) -> None:
         """Go on from where a reader with a gap after this cursor does."""
-        after = self.hub.after_gap(cursor)
+        after = self.hub.after_gap(cursor, self.channels)
         with self.hub.lock:
             self.cursor = after
 

@@ -10,7 +10,7 @@ from events import publish, revoke
 from events.fanout import FanOut
 from events.metrics import counters
 from events.process import get_hub
-from events.streams import EventStream, heartbeat
+from events.streams import EventStream, heartbeat, reset
 from events.wire import Event
 
 
@@ -138,5 +138,31 @@ def test_a_stream_is_told_of_its_channels_in_one_order() -> None:
             written = await asyncio.wait_for(transports[channels].written.get(), 10)
             assert bytes(line[6] for line in written.splitlines() if line.startswith(b"data: ")) == expected
         assert transports["c",].written.empty()
+
+    asyncio.run(scenario())
+
+
+def test_who_has_missed_what_nobody_keeps_is_told_though_nothing_has_followed() -> None:
+    async def scenario() -> None:
+        hub = get_hub()
+        fan_out = FanOut(asyncio.get_running_loop())
+        transport = LingeringTransport()
+        start = hub.log.head
+        lost = [start.next(time.time() + seconds) for seconds in (10, 20)]
+        broker_log = hub.broker._log  # type: ignore[attr-defined]
+        fan_out.take(transport, EventStream(hub.subscribe(["a"], 10)), chunked=False, paused=False)
+        broker_log.append(Event(str(lost[0]), "a", "message", "1"))
+        broker_log.append(Event(str(lost[1]), "b", "message", "2"))
+        broker_log.forget("a", lost[0])
+        hub.forget({"a": lost[0]})
+        assert await asyncio.wait_for(transport.written.get(), 10) == reset(lost[0])
+        passes = fan_out.passes
+        await asyncio.sleep(0.05)
+        assert transport.written.empty()
+        assert fan_out.passes == passes
+        assert fan_out.behind == set()
+        hub.deliver([Event(str(lost[1]), "b", "message", "2")])
+        publish("a", "next")
+        assert b"next" in await asyncio.wait_for(transport.written.get(), 10)
 
     asyncio.run(scenario())

@@ -8,7 +8,7 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from events import process, publish, sources
-from events.hub import Hub
+from events.hub import REVOKED, Hub, revocation
 from events.limits import Full
 from events.log import Cursor, Gap
 from events.process import get_hub
@@ -324,3 +324,24 @@ def test_ephemeral_events_of_ever_new_channels_push_out_the_oldest() -> None:
         tick(str(number), channel=f"a{number}")
     assert data(reader) == ["1999"]
     assert len(get_hub().latest) == 1000
+
+
+def test_what_follows_a_revocation_that_is_still_on_its_way_is_not_read_before_it() -> None:
+    hub = get_hub()
+    reader = hub.subscribe(["a"], 10, user="7")
+    start = hub.log.head
+    missed, revoked, secret = (
+        Event(str(Cursor(start.major + 1, number)), channel, "message", text)
+        for number, (channel, text) in enumerate(
+            [("a", "missed"), (REVOKED, revocation("7", None).data), ("a", "secret")]
+        )
+    )
+    hub.restart(Cursor.parse(missed.id or ""))  # as if this process had lagged
+    reader.ending = "left"
+    for event in (missed, revoked, secret):
+        hub.broker._log.append(event)  # type: ignore[attr-defined]
+    assert data(reader) == ["missed"]
+    assert data(reader) == []
+    hub.deliver([revoked, secret])
+    assert reader.is_revoked
+    assert data(reader) == []
