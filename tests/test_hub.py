@@ -2,12 +2,13 @@ import asyncio
 import gc
 import os
 import threading
+import time
 from collections.abc import Collection
 
 import pytest
 from pytest_django.fixtures import Settings
 
-from events import process, publish, sources
+from events import process, publish, revoke, sources
 from events.hub import REVOKED, Hub, revocation
 from events.limits import Full
 from events.log import Cursor, Gap
@@ -345,3 +346,31 @@ def test_what_follows_a_revocation_that_is_still_on_its_way_is_not_read_before_i
     hub.deliver([revoked, secret])
     assert reader.is_revoked
     assert data(reader) == []
+
+
+def test_a_coroutine_that_waits_is_woken_at_once_when_its_user_is_revoked_in_another_thread() -> None:
+    async def main() -> float:
+        reader = get_hub().subscribe(["a"], 10, user="7")
+        await reader.wait_async(0)
+        waiting = asyncio.create_task(reader.wait_async(5))
+        await asyncio.sleep(0)
+        began = time.monotonic()
+        threading.Timer(0.1, revoke, [7]).start()
+        assert await waiting
+        return time.monotonic() - began
+
+    assert asyncio.run(main()) < 3
+
+
+def test_a_coroutine_need_not_wait_for_what_happened_while_it_did_something_else() -> None:
+    async def main() -> None:
+        reader = subscribe("a")
+        await reader.wait_async(0)
+        assert data(reader) == []
+        await asyncio.to_thread(publish, "a", 1)  # as while a thread asks the broker for it
+        await asyncio.sleep(0.01)
+        assert await reader.wait_async(0.1)
+        assert data(reader) == ["1"]
+        assert not await reader.wait_async(0.01)
+
+    asyncio.run(main())
