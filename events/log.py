@@ -263,14 +263,14 @@ class EventLog:
             self._compact()
 
     def _compact(self) -> None:
-        stale = {name: channel.in_order - len(channel.entries or ()) for name, channel in self._channels.items()}
-        for name, channel in self._channels.items():
-            if not channel.entries and stale[name]:
-                stale[name] -= 1  # where it ran empty
+        stale: dict[str, int] = {}
+        for name in set(self._order):
+            channel = self._channels[name]
+            stale[name] = channel.in_order - (len(channel.entries) if channel.entries else 1)  # 1: where it ran empty
             channel.in_order -= stale[name]
         order: deque[str] = deque()
         for name in self._order:
-            if stale.get(name):
+            if stale[name]:
                 stale[name] -= 1
             else:
                 order.append(name)

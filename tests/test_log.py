@@ -1,3 +1,5 @@
+from typing import Any, NoReturn
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -229,3 +231,18 @@ def test_what_has_happened_and_gone_since_the_broker_was_asked_stays_a_gap() -> 
     log.extend_back(START, asked, {"b"}, [])
     with pytest.raises(Gap):
         log.since(START, {"b"})
+
+
+def test_a_busy_channel_costs_nothing_for_the_channels_that_are_merely_watched() -> None:
+    class Unwalked(dict[Any, Any]):
+        def items(self) -> NoReturn:
+            raise AssertionError("All channels are looked at.")
+
+        values = keys = __iter__ = items
+
+    log = EventLog(10, 2**20, START)
+    log.append(event(1, "quiet"))
+    log._channels = Unwalked(log._channels)
+    for number in range(2, 5_000):
+        log.append(event(number, "busy"))
+    assert len(log._order) < 2_000
