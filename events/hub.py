@@ -50,9 +50,16 @@ def revocation(user: str, channel: str | None) -> Event:
     return Event(None, REVOKED, "message", json.dumps({"user": user, "channel": channel}))
 
 
+def _revoked(event: Event) -> tuple[str, str | None]:
+    """The user and the channel of a revocation. Raises ValueError when the event is none."""
+    match json.loads(event.data):
+        case {"user": str(user), "channel": str() | None as channel}:
+            return user, channel
+    raise ValueError("It revokes nothing")
+
+
 def _is_ended_by(event: Event, subscription: Subscription) -> bool:
-    revoked = json.loads(event.data)
-    user, channel = revoked["user"], revoked["channel"]
+    user, channel = _revoked(event)
     return bool(subscription.user == user and (channel is None or channel in subscription.channels))
 
 
@@ -142,7 +149,7 @@ class Hub:
             taken = [event for event in events if self._take(event)]
             for event in taken:
                 if event.channel == REVOKED:
-                    user = json.loads(event.data)["user"]
+                    user, _ = _revoked(event)
                     self._revoke(each for each in self._slots.of_user(user) if _is_ended_by(event, each))
             counters.received += len(events)
             if self._wakers:
@@ -326,6 +333,8 @@ class Hub:
     def _take(self, event: Event) -> bool:
         """Append to the log; an event that cannot be sent, or that has come already, harms nobody else."""
         try:
+            if event.channel == REVOKED:
+                _revoked(event)
             self.log.append(event)
         except ValueError as error:
             _unusable.hit(id=event.id, reason=error)

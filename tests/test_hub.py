@@ -374,3 +374,17 @@ def test_a_coroutine_need_not_wait_for_what_happened_while_it_did_something_else
         assert not await reader.wait_async(0.01)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("bad", ["", "{}", "[]", '{"user": 7, "channel": null}', '{"user": "7", "channel": 1}'])
+def test_a_revocation_that_says_nothing_keeps_no_event_from_its_readers(bad: str) -> None:
+    hub = get_hub()
+    reader = hub.subscribe(["a"], 10, user="7")
+    reader.wait(0)
+    at = hub.log.head
+    ids = [str(Cursor(at.major + 1, number)) for number in range(2)]
+    hub.deliver([Event(ids[0], REVOKED, "message", bad), Event(ids[1], "a", "message", "1")])
+    assert reader.wait(30)
+    assert data(reader) == ["1"]
+    assert not reader.is_revoked
+    assert not hub.subscribe(["a"], 10, user="7", authorized=at).is_revoked
