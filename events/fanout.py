@@ -50,7 +50,7 @@ class FanOut:
         self._silences: _Wheel[_Group] = _Wheel()
         self._hub: Hub | None = None
         self._position = Cursor(0, 0), 0  # of all streams in sync: the log's cursor, and the last ephemeral event
-        self._is_writing = False  # a pass is under way, and some of them are not there yet
+        self._is_passing = False  # a pass is under way, and some of them are not there yet
         # What came since the last pass; the hub's lock guards these.
         self._events: list[Event] = []
         self._size = 0  # of their frames, in bytes
@@ -219,16 +219,16 @@ class FanOut:
         self.passes += 1
         for connection in revoked:  # they get nothing that came with or after the revocation
             connection.end("revoked")
-        if hub.draining:
-            await self._end_all()
-        elif is_lost:
-            await self._fall_all(before)
-        elif events or ephemeral:
-            self._is_writing = True
-            try:
+        self._is_passing = True
+        try:
+            if hub.draining:
+                await self._end_all()
+            elif is_lost:
+                await self._fall_all(before)
+            elif events or ephemeral:
                 await self._write(events + ephemeral, before)
-            finally:
-                self._is_writing = False
+        finally:
+            self._is_passing = False
 
     async def _write(self, events: list[Event], before: tuple[Cursor, int]) -> None:
         number = self.passes
@@ -306,8 +306,9 @@ class FanOut:
 
     async def _fall_all(self, before: tuple[Cursor, int]) -> None:
         """Every stream may have missed something, and finds out for itself."""
+        number = self.passes
         for count, connection in enumerate([each for group in self._groups.values() for each in group.streams], 1):
-            if connection.in_sync != _BEHIND and connection in connection.group.streams:
+            if connection.in_sync < number and connection in connection.group.streams:
                 connection.fall(before)
             if not count % 500:
                 await asyncio.sleep(0)
@@ -335,7 +336,7 @@ class FanOut:
             connection.end("aged")
         payloads: dict[bool, bytes] = {}
         # While a pass is under way, not all have been told everything up to the position; then there is a next time.
-        for group in [] if self._is_writing else self._silences.due(now + interval / 2):
+        for group in [] if self._is_passing else self._silences.due(now + interval / 2):
             if group.written + silence <= now + interval / 2:
                 group.break_silence(self._position, payloads)
                 group.written = now

@@ -50,9 +50,16 @@ def revocation(user: str, channel: str | None) -> Event:
     return Event(None, REVOKED, "message", json.dumps({"user": user, "channel": channel}))
 
 
+def _revoked(event: Event) -> tuple[str, str | None]:
+    """The user and the channel of a revocation. Raises ValueError when the event is none."""
+    match json.loads(event.data):
+        case {"user": str(user), "channel": str() | None as channel}:
+            return user, channel
+    raise ValueError("It revokes nothing")
+
+
 def _is_ended_by(event: Event, subscription: Subscription) -> bool:
-    revoked = json.loads(event.data)
-    user, channel = revoked["user"], revoked["channel"]
+    user, channel = _revoked(event)
     return bool(subscription.user == user and (channel is None or channel in subscription.channels))
 
 
@@ -142,7 +149,7 @@ class Hub:
             taken = [event for event in events if self._take(event)]
             for event in taken:
                 if event.channel == REVOKED:
-                    user = json.loads(event.data)["user"]
+                    user, _ = _revoked(event)
                     self._revoke(each for each in self._slots.of_user(user) if _is_ended_by(event, each))
             counters.received += len(events)
             if self._wakers:
@@ -219,31 +226,39 @@ class Hub:
         """
         return self._asker.ask(lambda: self._fetch(cursor, frozenset(channels)))
 
-    def after_gap(self, cursor: Cursor) -> Cursor:
-        """Where a reader goes on that has a gap after this cursor: from the log's head.
+    def after_gap(self, cursor: Cursor, channels: Collection[str]) -> Cursor:
+        """Where a reader of these channels goes on that has a gap after this cursor: from the end of what is here.
 
         Or from its cursor, if it is of this history but another process was further along; else events that the reader
         has seen would come again.
         """
-        head = self.log.head
-        if cursor > head:
+        with self.lock:
+            end = self.log.end_of(channels)
+        if cursor > end:
             with suppress(Gap, Unavailable):
                 self._asker.ask(lambda: self.broker.after(cursor, (), 1))
                 return cursor
-        return head
+        return end
 
     def _fetch(self, cursor: Cursor, channels: frozenset[str]) -> tuple[list[Event], Cursor]:
         with self.lock:
             log, head = self.log, self.log.head
             if cursor <= head and log.reaches(cursor, channels):  # somebody else has asked meanwhile
                 return log.since(cursor, channels), head
+            until = log.end_of(channels)
         page = self.broker.after(cursor, channels, _PAGE)
+        is_all = len(page) < _PAGE
+        if cursor <= until:
+            # The follower brings what is later, and before it the revocations that come before it.
+            known = [event for event in page if Cursor.parse(event.id or "") <= until]
+            is_all = is_all or len(known) < len(page)
+            page = known
         end = Cursor.parse(page[-1].id or "") if page else cursor
-        if len(page) < _PAGE:
-            end = max(end, head)
+        if is_all:
+            end = max(end, until)
             with self.lock:
                 if self.log is log and cursor <= head:
-                    log.extend_back(cursor, channels, page)
+                    log.extend_back(cursor, head, channels, page)
         return page, end
 
     def subscribe(
@@ -318,6 +333,8 @@ class Hub:
     def _take(self, event: Event) -> bool:
         """Append to the log; an event that cannot be sent, or that has come already, harms nobody else."""
         try:
+            if event.channel == REVOKED:
+                _revoked(event)
             self.log.append(event)
         except ValueError as error:
             _unusable.hit(id=event.id, reason=error)

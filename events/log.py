@@ -141,6 +141,13 @@ class EventLog:
         known = self._channels
         return all((known[name].floor if name in known else self.floor) <= cursor for name in channels)
 
+    def end_of(self, channels: Iterable[str]) -> Cursor:
+        """The cursor up to which it is settled what happened in these channels: it is here, or was missed.
+
+        That is the log's head, unless this process knows that it misses something later.
+        """
+        return max([self.head, *(self._channels[name].floor for name in channels if name in self._channels)])
+
     def has_news(self, cursor: Cursor, channels: Collection[str]) -> bool:
         """Whether something happened in these channels after the cursor."""
         return any(
@@ -149,10 +156,11 @@ class EventLog:
             for name in channels
         )
 
-    def extend_back(self, cursor: Cursor, channels: Collection[str], events: Iterable[Event]) -> None:
-        """Take in what happened in these channels between the cursor and where the log begins: all of it, in order.
+    def extend_back(self, cursor: Cursor, until: Cursor, channels: Collection[str], events: Iterable[Event]) -> None:
+        """Take in what happened in these channels after the cursor: all of it up to `until`, in order.
 
-        A channel whose share, or the log's bytes, would not hold it stays as it is.
+        A channel that begins later than that by now, or whose share, or the log's bytes, would not hold it, stays as
+        it is.
         """
         earlier: dict[str, list[Entry]] = {name: [] for name in channels}
         for event in events:
@@ -160,7 +168,7 @@ class EventLog:
         for name, all_entries in earlier.items():
             channel = self._channels.get(name)
             floor = channel.floor if channel else self.floor
-            if floor <= cursor or floor > self.head:  # in the latter case they may yet come the usual way
+            if not cursor < floor <= until:
                 continue
             entries = [entry for entry in all_entries if entry[0] <= floor]
             size = sum(len(event.frame) + _EVENT_COST for _, event in entries)
@@ -255,14 +263,14 @@ class EventLog:
             self._compact()
 
     def _compact(self) -> None:
-        stale = {name: channel.in_order - len(channel.entries or ()) for name, channel in self._channels.items()}
-        for name, channel in self._channels.items():
-            if not channel.entries and stale[name]:
-                stale[name] -= 1  # where it ran empty
+        stale: dict[str, int] = {}
+        for name in set(self._order):
+            channel = self._channels[name]
+            stale[name] = channel.in_order - (len(channel.entries) if channel.entries else 1)  # 1: where it ran empty
             channel.in_order -= stale[name]
         order: deque[str] = deque()
         for name in self._order:
-            if stale.get(name):
+            if stale[name]:
                 stale[name] -= 1
             else:
                 order.append(name)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from contextlib import suppress
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,9 @@ class Subscription:
     __slots__ = (
         "_alarm",
         "_awake",
+        "_is_due",
         "_is_waking",
+        "_loop",
         "address",
         "channels",
         "cursor",
@@ -50,8 +53,12 @@ class Subscription:
         self.ending = "left"  # or another of events.metrics.ENDINGS, when it is closed for another reason
         self.user = user
         self.address = address
-        self.on_revoked = self.notify  # what the hub calls, within its lock, when this user may read no more
+        self.on_revoked = (
+            self.notify_from_any_thread
+        )  # what the hub calls, within its lock, when this user may read no more
         self._is_waking = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # that it is woken in
+        self._is_due = False  # it was notified while it did not wait, and has not read since
         self._awake: threading.Event | None = None
         self._alarm: asyncio.Future[bool] | None = None
 
@@ -90,7 +97,7 @@ class Subscription:
             log = hub.log
             after, seen = self.cursor, self.seen
             # The cursor may be newer than this log: another process was further along. That is not a gap.
-            if after < log.head:
+            if after < log.end_of(self.channels):
                 try:
                     events = log.since(after, self.channels)
                 except Gap:
@@ -103,6 +110,7 @@ class Subscription:
                 self.cursor = log.head
             else:
                 events = []
+            self._is_due = False
             if seen != hub.shown:
                 self.seen = hub.shown
                 newest = takewhile(lambda shown: shown[0] > seen, reversed(hub.latest.values()))
@@ -116,7 +124,7 @@ class Subscription:
 
     def skip(self, cursor: Cursor) -> None:
         """Go on from where a reader with a gap after this cursor does."""
-        after = self.hub.after_gap(cursor)
+        after = self.hub.after_gap(cursor, self.channels)
         with self.hub.lock:
             self.cursor = after
 
@@ -133,7 +141,8 @@ class Subscription:
     async def wait_async(self, timeout: float) -> bool:
         """As `wait`, for a coroutine."""
         loop = asyncio.get_running_loop()
-        if self._begin_waking(loop):
+        if self._begin_waking(loop) or self._is_due:
+            self._is_due = False
             return True
         self._alarm = loop.create_future()
         snooze = loop.call_later(timeout, _wake, self._alarm, False)
@@ -149,6 +158,16 @@ class Subscription:
             _wake(self._alarm, True)
         elif self._awake:
             self._awake.set()
+        else:
+            self._is_due = True
+
+    def notify_from_any_thread(self) -> None:
+        """As `notify`, for a reader that waits in a loop as well."""
+        if not self._loop:
+            self.notify()
+            return
+        with suppress(RuntimeError):  # the loop is closed, and the reader gone with it
+            self._loop.call_soon_threadsafe(self.notify)
 
     def close(self) -> None:
         """Give the slot up. May be called again, from any thread, and while the garbage collector runs."""
@@ -159,6 +178,7 @@ class Subscription:
         if self._is_waking:
             return False
         self._is_waking = True
+        self._loop = loop
         self.hub.wake_from_now(self, loop)
         return True
 

@@ -142,7 +142,7 @@ def poll(request: HttpRequest) -> HttpResponse:
             events, cursor = hub.since(cursor, channels, limit)
     except Gap:
         counters.gaps += 1
-        gap, events, cursor = True, [], hub.after_gap(cursor)
+        gap, events, cursor = True, [], hub.after_gap(cursor, channels)
     # Weak, as only the events count: an answer that differs in server_time alone is not news.
     etag = f'W/"{"gap-" if gap else ""}{cursor}"'
     headers = {"ETag": etag, "Cache-Control": "no-cache, private"}

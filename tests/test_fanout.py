@@ -1,6 +1,7 @@
 import asyncio
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from events import publish, revoke
 from events.fanout import FanOut
 from events.metrics import counters
 from events.process import get_hub
-from events.streams import EventStream, heartbeat
+from events.streams import EventStream, heartbeat, reset
 from events.wire import Event
 
 
@@ -138,5 +139,103 @@ def test_a_stream_is_told_of_its_channels_in_one_order() -> None:
             written = await asyncio.wait_for(transports[channels].written.get(), 10)
             assert bytes(line[6] for line in written.splitlines() if line.startswith(b"data: ")) == expected
         assert transports["c",].written.empty()
+
+    asyncio.run(scenario())
+
+
+def test_who_has_missed_what_nobody_keeps_is_told_though_nothing_has_followed() -> None:
+    async def scenario() -> None:
+        hub = get_hub()
+        fan_out = FanOut(asyncio.get_running_loop())
+        transport = LingeringTransport()
+        start = hub.log.head
+        lost = [start.next(time.time() + seconds) for seconds in (10, 20)]
+        broker_log = hub.broker._log  # type: ignore[attr-defined]
+        fan_out.take(transport, EventStream(hub.subscribe(["a"], 10)), chunked=False, paused=False)
+        broker_log.append(Event(str(lost[0]), "a", "message", "1"))
+        broker_log.append(Event(str(lost[1]), "b", "message", "2"))
+        broker_log.forget("a", lost[0])
+        hub.forget({"a": lost[0]})
+        assert await asyncio.wait_for(transport.written.get(), 10) == reset(lost[0])
+        passes = fan_out.passes
+        await asyncio.sleep(0.05)
+        assert transport.written.empty()
+        assert fan_out.passes == passes
+        assert fan_out.behind == set()
+        hub.deliver([Event(str(lost[1]), "b", "message", "2")])
+        publish("a", "next")
+        assert b"next" in await asyncio.wait_for(transport.written.get(), 10)
+
+    asyncio.run(scenario())
+
+
+def test_a_stream_that_has_caught_up_while_others_fall_behind_is_told_nothing_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[None] = loop.create_future()
+
+        async def answer_later(read: Callable[[], bytes]) -> bytes:
+            await answered
+            return read()
+
+        hub = get_hub()
+        fan_out = FanOut(loop)
+        start = hub.log.head
+        publish("a", "missed")
+        hub.restart(hub.log.head)
+        transports = [LingeringTransport() for _ in range(2000)]  # so many that a pass goes on for some turns
+        streams = [EventStream(hub.subscribe(["a"], 2000)) for _ in transports]
+        streams[-1].subscription.cursor = start
+        for transport, stream in zip(transports, streams, strict=True):
+            fan_out.take(transport, stream, chunked=False, paused=False)
+        with monkeypatch.context() as patched:
+            patched.setattr(asyncio, "to_thread", answer_later)
+            await asyncio.sleep(0.01)  # the last one is asking
+            publish("a", "next")
+            hub.restart(hub.log.head)
+            for _ in range(2):
+                await asyncio.sleep(0)
+            assert fan_out.passes == 1  # and it goes on
+            answered.set_result(None)
+            for _ in range(10):
+                await asyncio.sleep(0)
+        for transport in transports[:-1]:
+            assert b"next" in await asyncio.wait_for(transport.written.get(), 10)
+        written = b""
+        while not transports[-1].written.empty():
+            written += transports[-1].written.get_nowait()
+        assert (written.count(b"missed"), written.count(b"next")) == (1, 1)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("drains", [False, True])
+def test_a_heartbeat_tells_no_stream_more_than_it_was_told_while_others_fall_behind(
+    settings: Settings, drains: bool
+) -> None:
+    settings.EVENTS = {"BROKER": "memory:", "HEARTBEAT": 2.0}
+
+    async def scenario() -> None:
+        hub = get_hub()
+        fan_out = FanOut(asyncio.get_running_loop())
+        transports = [LingeringTransport() for _ in range(2000)]
+        for transport in transports:
+            fan_out.take(transport, EventStream(hub.subscribe(["a"], 2000)), chunked=False, paused=False)
+        publish("a", "next")
+        if drains:
+            hub.drain()
+        else:
+            hub.restart(hub.log.head)
+        for _ in range(2):
+            await asyncio.sleep(0)
+        assert fan_out.passes == 1  # and it goes on
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(time, "monotonic", lambda now=time.monotonic: now() + 3)
+            fan_out._tick()
+        for transport in transports:
+            written = await asyncio.wait_for(transport.written.get(), 10)
+            assert b"heartbeat" not in written
 
     asyncio.run(scenario())

@@ -2,13 +2,14 @@ import asyncio
 import gc
 import os
 import threading
+import time
 from collections.abc import Collection
 
 import pytest
 from pytest_django.fixtures import Settings
 
-from events import process, publish, sources
-from events.hub import Hub
+from events import process, publish, revoke, sources
+from events.hub import REVOKED, Hub, revocation
 from events.limits import Full
 from events.log import Cursor, Gap
 from events.process import get_hub
@@ -324,3 +325,66 @@ def test_ephemeral_events_of_ever_new_channels_push_out_the_oldest() -> None:
         tick(str(number), channel=f"a{number}")
     assert data(reader) == ["1999"]
     assert len(get_hub().latest) == 1000
+
+
+def test_what_follows_a_revocation_that_is_still_on_its_way_is_not_read_before_it() -> None:
+    hub = get_hub()
+    reader = hub.subscribe(["a"], 10, user="7")
+    start = hub.log.head
+    missed, revoked, secret = (
+        Event(str(Cursor(start.major + 1, number)), channel, "message", text)
+        for number, (channel, text) in enumerate(
+            [("a", "missed"), (REVOKED, revocation("7", None).data), ("a", "secret")]
+        )
+    )
+    hub.restart(Cursor.parse(missed.id or ""))  # as if this process had lagged
+    reader.ending = "left"
+    for event in (missed, revoked, secret):
+        hub.broker._log.append(event)  # type: ignore[attr-defined]
+    assert data(reader) == ["missed"]
+    assert data(reader) == []
+    hub.deliver([revoked, secret])
+    assert reader.is_revoked
+    assert data(reader) == []
+
+
+def test_a_coroutine_that_waits_is_woken_at_once_when_its_user_is_revoked_in_another_thread() -> None:
+    async def main() -> float:
+        reader = get_hub().subscribe(["a"], 10, user="7")
+        await reader.wait_async(0)
+        waiting = asyncio.create_task(reader.wait_async(5))
+        await asyncio.sleep(0)
+        began = time.monotonic()
+        threading.Timer(0.1, revoke, [7]).start()
+        assert await waiting
+        return time.monotonic() - began
+
+    assert asyncio.run(main()) < 3
+
+
+def test_a_coroutine_need_not_wait_for_what_happened_while_it_did_something_else() -> None:
+    async def main() -> None:
+        reader = subscribe("a")
+        await reader.wait_async(0)
+        assert data(reader) == []
+        await asyncio.to_thread(publish, "a", 1)  # as while a thread asks the broker for it
+        await asyncio.sleep(0.01)
+        assert await reader.wait_async(0.1)
+        assert data(reader) == ["1"]
+        assert not await reader.wait_async(0.01)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("bad", ["", "{}", "[]", '{"user": 7, "channel": null}', '{"user": "7", "channel": 1}'])
+def test_a_revocation_that_says_nothing_keeps_no_event_from_its_readers(bad: str) -> None:
+    hub = get_hub()
+    reader = hub.subscribe(["a"], 10, user="7")
+    reader.wait(0)
+    at = hub.log.head
+    ids = [str(Cursor(at.major + 1, number)) for number in range(2)]
+    hub.deliver([Event(ids[0], REVOKED, "message", bad), Event(ids[1], "a", "message", "1")])
+    assert reader.wait(30)
+    assert data(reader) == ["1"]
+    assert not reader.is_revoked
+    assert not hub.subscribe(["a"], 10, user="7", authorized=at).is_revoked

@@ -1,3 +1,5 @@
+from typing import Any, NoReturn
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -181,7 +183,14 @@ class Model(RuleBasedStateMachine):
     @rule(at=st.integers(0, 50), channels=st.frozensets(channels, min_size=1))
     def extend_back(self, at: int, channels: frozenset[str]) -> None:
         cursor = min(Cursor(1000, at), self.log.head)
-        self.log.extend_back(cursor, channels, self.after(cursor, channels))
+        self.log.extend_back(cursor, self.log.head, channels, self.after(cursor, channels))
+
+    @rule(at=st.integers(0, 50), asked=st.integers(0, 50), channels=st.frozensets(channels, min_size=1))
+    def extend_back_after_more_has_happened(self, at: int, asked: int, channels: frozenset[str]) -> None:
+        until = min(Cursor(1000, asked), self.log.head)
+        cursor = min(Cursor(1000, at), until)
+        page = [e for e in self.after(cursor, channels) if Cursor.parse(e.id or "") <= until]
+        self.log.extend_back(cursor, until, channels, page)
 
     @rule(at=st.integers(0, 50), channels=st.frozensets(channels, min_size=1))
     def read(self, at: int, channels: frozenset[str]) -> None:
@@ -207,6 +216,33 @@ def test_what_came_before_is_taken_in_where_all_of_it_fits(history: int, kept: s
     log = EventLog(history, 2**20, Cursor(1000, 4))
     for number in (5, 6):
         log.append(event(number))
-    log.extend_back(START, ALL, [event(number) for number in (1, 2, 3, 4)])
+    log.extend_back(START, log.head, ALL, [event(number) for number in (1, 2, 3, 4)])
     assert data(log.since(Cursor(1000, floor), ALL)) == list(kept)
     assert log.reaches(START, ALL) == (floor == 0)
+
+
+def test_what_has_happened_and_gone_since_the_broker_was_asked_stays_a_gap() -> None:
+    log = log_of(1, history=2)
+    asked = log.head
+    log.watch(["b"])
+    log.forget("b", asked)
+    for number in (2, 3, 4):
+        log.append(event(number, "b"))
+    log.extend_back(START, asked, {"b"}, [])
+    with pytest.raises(Gap):
+        log.since(START, {"b"})
+
+
+def test_a_busy_channel_costs_nothing_for_the_channels_that_are_merely_watched() -> None:
+    class Unwalked(dict[Any, Any]):
+        def items(self) -> NoReturn:
+            raise AssertionError("All channels are looked at.")
+
+        values = keys = __iter__ = items
+
+    log = EventLog(10, 2**20, START)
+    log.append(event(1, "quiet"))
+    log._channels = Unwalked(log._channels)
+    for number in range(2, 5_000):
+        log.append(event(number, "busy"))
+    assert len(log._order) < 2_000
