@@ -44,7 +44,8 @@ _CURSOR = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 LONGEST_CURSOR = 41
 
 _EVENT_COST = 320  # bytes of memory that an event takes beside its text: objects, id, and its entries in the log
-_CHANNEL_COST = 1_000  # bytes of memory that a channel takes beside its name, most of them for its deque
+_CHANNEL_COST = 400  # bytes of memory that a channel takes beside its name
+_FEW = 64  # entries of a channel that are kept in a list: a deque takes 600 bytes from the first one on
 
 Entry = tuple[Cursor, Event]
 _position = itemgetter(0)
@@ -56,7 +57,7 @@ class _Channel:
     __slots__ = ("entries", "floor", "in_order", "readers")
 
     def __init__(self, floor: Cursor) -> None:
-        self.entries: deque[Entry] | None = None  # as long as there are none: an empty deque takes 600 bytes
+        self.entries: list[Entry] | deque[Entry] | None = None  # None: there are none
         self.floor = floor
         self.in_order = 0  # how often it stands in the log's order
         self.readers = 0
@@ -93,8 +94,10 @@ class EventLog:
         channel = self._channel(event.channel)
         if channel.entries is None:
             self._stale += channel.in_order > 0  # where it had run empty
-            channel.entries = deque()
+            channel.entries = []
         channel.entries.append((cursor, event))
+        if len(channel.entries) == _FEW:
+            channel.entries = deque(channel.entries)
         self.size += size
         self._enter(event.channel, channel)
         self.head = cursor
@@ -180,7 +183,8 @@ class EventLog:
             if entries:
                 if not channel.entries:
                     self._stale += channel.in_order > 0  # where it had run empty
-                channel.entries = deque([*entries, *(channel.entries or ())])
+                together = [*entries, *(channel.entries or ())]
+                channel.entries = together if len(together) < _FEW else deque(together)
                 self.size += size
                 channel.in_order += len(entries)
                 self._order.extendleft([name] * len(entries))  # of what is here they are nearly the oldest
@@ -230,7 +234,8 @@ class EventLog:
 
     def _drop_oldest(self, channel: _Channel) -> None:
         if channel.entries:
-            cursor, event = channel.entries.popleft()
+            entries = channel.entries
+            cursor, event = entries.popleft() if isinstance(entries, deque) else entries.pop(0)
             channel.floor = max(channel.floor, cursor)
             self.size -= len(event.frame) + _EVENT_COST
             if not channel.entries:
