@@ -582,6 +582,7 @@ class _Follower(Follower):
         self._at: int | None = None  # the position up to which all is delivered
         self._last: _Row | None = None  # the event there, unless there was none
         self._forgot = 0  # `trimmed` of the log, for which the reader was told the floors
+        self._is_guarded = connections[broker.database].vendor == "sqlite"
         self._asked: float | None = None  # since when the server owes an answer, by the monotonic clock
         self._connection: BaseDatabaseWrapper | None = None
         self._sweep_at = 0.0
@@ -608,8 +609,14 @@ class _Follower(Follower):
                         self._sweep_at = time.monotonic() + _SWEEP
 
     def wait(self, timeout: float, connection: int | None = None) -> None:
-        with guard.out():
+        if not self._is_guarded:
             super().wait(timeout, connection)
+            return
+        depth = guard.step_out()
+        try:
+            super().wait(timeout, connection)
+        finally:
+            guard.step_in(depth)
 
     def _catch_up(self) -> None:
         if self._at is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 # https://man7.org/linux/man-pages/man7/inotify.7.html
 _MODIFY, _DELETE = 0x2, 0x200
+_BUFFER = 65_536  # bytes; one event takes up to 272
 _EVENT = struct.Struct("iIII")  # watch, what, cookie, length of the name that follows
 
 
@@ -34,18 +35,19 @@ class FileWatch:
 
     def was_written(self) -> bool:
         """Whether one of the files was, since it was asked last."""
-        found = False
-        while True:
+        found, more = False, True
+        while more:
             try:
-                events = os.read(self._descriptor, 65_536)
+                events = os.read(self._descriptor, _BUFFER)
             except BlockingIOError:
-                return found
-            at = 0
+                break
+            at, more = 0, len(events) > _BUFFER // 2  # else there were no more than these
             while at < len(events):
                 _, _, _, length = _EVENT.unpack_from(events, at)
                 at += _EVENT.size + length
                 # Without a name it is that some events are lost, so it may have been this one.
                 found = found or not length or events[at - length : at].rstrip(b"\0") in self._names
+        return found
 
     def close(self) -> None:
         """Watch no more."""

@@ -27,39 +27,36 @@ class ForkGuard:
         finally:
             self.leave()
 
-    @contextmanager
-    def out(self) -> Iterator[None]:
-        """Be out for a while, where this thread is within."""
-        depth = getattr(self._thread, "depth", 0)
-        for _ in range(depth):
-            self.leave()
-        try:
-            yield
-        finally:
-            for _ in range(depth):
-                self.enter()
-
     def enter(self) -> None:
-        depth = getattr(self._thread, "depth", 0)
-        if not depth:
+        self.step_in(getattr(self._thread, "depth", 0) + 1)
+
+    def leave(self) -> None:
+        if (depth := getattr(self._thread, "depth", 0)) > 1:
+            self._thread.depth = depth - 1
+        else:  # in a child that was forked from within it is 0
+            self.step_out()
+
+    def step_out(self) -> int:
+        """Be out, however often this thread has entered; returns how often, for `step_in`."""
+        depth: int = getattr(self._thread, "depth", 0)
+        if depth:
+            self._thread.depth = 0
+            with self._changed:
+                self._inside -= 1
+                if self._is_forking:
+                    self._changed.notify_all()
+        return depth
+
+    def step_in(self, depth: int) -> None:
+        if depth and not getattr(self._thread, "depth", 0):
             with self._changed:
                 while self._is_forking:
                     self._changed.wait()
                 self._inside += 1
-        self._thread.depth = depth + 1
-
-    def leave(self) -> None:
-        depth = getattr(self._thread, "depth", 0)
-        if not depth:
-            return  # it is a child, forked from within
-        self._thread.depth = depth - 1
-        if depth == 1:
-            with self._changed:
-                self._inside -= 1
-                self._changed.notify_all()
+        self._thread.depth = depth
 
     def _begin(self) -> None:
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.Lock())
         self._thread = threading.local()
         self._inside = 0
         self._is_forking = False
