@@ -48,7 +48,7 @@ ROUNDS = int(os.environ.get("ROUNDS", 3))
 SECONDS = float(os.environ.get("SECONDS", 4))
 MUTE_SECONDS = float(os.environ.get("MUTE_SECONDS", 60))
 STREAMS = int(os.environ.get("STREAMS", 10_000))
-RATES = (20, 100, 1000, 4000)  # events a second to 1,000 clients
+RATES = (20, 100, 1000, 4000, 10_000)  # events a second to 1,000 clients
 OWN_RATES = (1000, 5000)  # events a second to one after the other of STREAMS clients
 SHARED = 1000  # one event in so many goes to all of them, where they share a channel
 GRACE = 2.0  # seconds in which the last events of a measurement may still arrive
@@ -118,6 +118,7 @@ PEERS = [
         [*GUNICORN, "--bind", "127.0.0.1:{port}"],
         "/events/?channel=bench",
         forks=True,
+        rates=(100, 1000, 4000, 10_000),
         own="/events/?channel=u%d",
         shared="/events/?channel=u%d&channel=all",
     ),

@@ -16,7 +16,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from events.conf import get_config
 from events.hub import Hub
@@ -33,7 +33,12 @@ _INBOX = 2**24  # bytes of events that wait for a pass: more are read from the l
 _NAMED = 10  # channels that a line in the log names
 _BEHIND = math.inf
 
-Item = TypeVar("Item")
+
+class _Due(Protocol):
+    due_in: int | None  # the second, by the monotonic clock, when it is looked at
+
+
+Item = TypeVar("Item", bound=_Due)
 
 
 class FanOut:
@@ -83,7 +88,7 @@ class FanOut:
         # Pause as soon as a write was not taken whole, so that there is never more than one to wait for. 0 would be
         # the number, but there the TLS transports of asyncio pause for ever.
         transport.set_write_buffer_limits(high=1)
-        group.streams[connection] = None
+        group.streams.add(connection)
         self._ages.add(connection, stream.expires)
         self.settle(connection)
         if stream.is_over():
@@ -96,7 +101,7 @@ class FanOut:
         subscription = connection.stream.subscription
         hub = subscription.hub
         with hub.lock:
-            subscription.on_revoked = connection.on_revoked
+            subscription.taken_by = connection
             if subscription.is_revoked:
                 connection.on_revoked()
             if not self._events and not self._ephemeral and not self._is_lost:
@@ -127,7 +132,7 @@ class FanOut:
         self._ages.discard(connection)
         if connection not in group.streams:
             return  # it was ended here, and its transport says so later, when others may be a group in our place
-        del group.streams[connection]
+        group.streams.remove(connection)
         if group.streams:
             return
         del self._groups[group.channels, group.chunked]
@@ -386,19 +391,20 @@ class _Wheel(Generic[Item]):
     """Items by the second in which they are due, so that a look costs what is due, not what there is."""
 
     def __init__(self) -> None:
-        self._seconds: defaultdict[int, dict[Item, None]] = defaultdict(dict)
-        self._of: dict[Item, int] = {}
+        self._seconds: defaultdict[int, set[Item]] = defaultdict(set)
 
     def add(self, item: Item, when: float) -> None:
         if when != math.inf:
-            second = self._of[item] = int(when)
-            self._seconds[second][item] = None
+            item.due_in = int(when)
+            self._seconds[item.due_in].add(item)
 
     def discard(self, item: Item) -> None:
-        if (second := self._of.pop(item, None)) is not None:
-            del self._seconds[second][item]
-            if not self._seconds[second]:
-                del self._seconds[second]
+        if item.due_in is not None:
+            items = self._seconds[item.due_in]
+            items.discard(item)
+            if not items:
+                del self._seconds[item.due_in]
+            item.due_in = None
 
     def due(self, now: float) -> list[Item]:
         """Take out those that are due within this second or were earlier."""
@@ -428,13 +434,14 @@ class _Run:
 class _Group:
     """The streams of one set of channels and one transfer coding: they are written the same bytes."""
 
-    __slots__ = ("channels", "chunked", "fan_out", "passed", "streams", "written")
+    __slots__ = ("channels", "chunked", "due_in", "fan_out", "passed", "streams", "written")
 
     def __init__(self, fan_out: FanOut, channels: frozenset[str], chunked: bool) -> None:
         self.channels = channels
         self.chunked = chunked
         self.fan_out = fan_out
-        self.streams: dict[_Connection, None] = {}
+        self.streams: set[_Connection] = set()
+        self.due_in: int | None = None
         self.passed = 0  # the last pass that had something for it
         self.written = time.monotonic()  # when those in sync were written to
 
@@ -465,13 +472,14 @@ class _Group:
 class _Connection(asyncio.Protocol):
     """One stream's connection. What the client sends after its request is not read: nothing can be answered here."""
 
-    __slots__ = ("_transport", "group", "in_sync", "is_paused", "skips", "stream")
+    __slots__ = ("_transport", "due_in", "group", "in_sync", "is_paused", "skips", "stream")
 
     def __init__(self, transport: asyncio.Transport, stream: EventStream, group: _Group, is_paused: bool) -> None:
         stream.greeting = b""  # it was sent
         self.stream = stream
         self.group = group
         self.is_paused = is_paused
+        self.due_in: int | None = None
         self.in_sync: float = _BEHIND  # the pass after which it has been in sync
         self.skips: Cursor | None = None  # it has been told everything up to there: further than the loop
         self._transport = transport
@@ -543,6 +551,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.in_sync = _BEHIND
         self.group.fan_out.forget(self)
+        self.stream.subscription.taken_by = None  # no cycle, for the garbage collector to find some time
         self.stream.close()
 
 

@@ -351,8 +351,7 @@ class Hub:
 
     def _revoke(self, subscriptions: Iterable[Subscription]) -> None:
         for subscription in list(subscriptions):
-            subscription.ending = "revoked"
-            subscription.on_revoked()
+            subscription.revoke()
 
     def _is_revoked_since(self, cursor: Cursor, subscription: Subscription) -> bool:
         try:

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from contextlib import suppress
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from events.log import Cursor, Gap
 from events.wire import Event
@@ -17,6 +17,13 @@ PIECE = 65_536  # bytes: a long replay goes out in pieces, each about as much as
 
 class Behind(Exception):
     """This process's memory no longer reaches back to where the reader is. `Subscription.read` asks the broker."""
+
+
+class Taker(Protocol):
+    """Who writes a subscription's stream together with others."""
+
+    def on_revoked(self) -> None:
+        """Take note, within the hub's lock, that the stream is to end."""
 
 
 class Subscription:
@@ -38,8 +45,8 @@ class Subscription:
         "cursor",
         "ending",
         "hub",
-        "on_revoked",
         "seen",
+        "taken_by",
         "user",
     )
 
@@ -53,14 +60,20 @@ class Subscription:
         self.ending = "left"  # or another of events.metrics.ENDINGS, when it is closed for another reason
         self.user = user
         self.address = address
-        self.on_revoked = (
-            self.notify_from_any_thread
-        )  # what the hub calls, within its lock, when this user may read no more
+        self.taken_by: Taker | None = None  # who writes it, where that is neither a thread nor a task of its own
         self._is_waking = False
         self._loop: asyncio.AbstractEventLoop | None = None  # that it is woken in
         self._is_due = False  # it was notified while it did not wait, and has not read since
         self._awake: threading.Event | None = None
         self._alarm: asyncio.Future[bool] | None = None
+
+    def revoke(self) -> None:
+        """Let it read nothing more. The hub calls this, within its lock, when the user may read no more."""
+        self.ending = "revoked"
+        if self.taken_by:
+            self.taken_by.on_revoked()
+        else:
+            self.notify_from_any_thread()
 
     @property
     def is_revoked(self) -> bool:

@@ -67,7 +67,7 @@ class EventWorker(ASGIWorker):  # type: ignore[misc]  # untyped
         # What is loaded by now stays: not to be walked through again for each crowd of new streams. And streams and the
         # log stay for long, with few cycles among them: a full collection of 10,000 streams would hold all for 0.1 s.
         gc.freeze()
-        gc.set_threshold(10_000, 20, 100)
+        gc.set_threshold(10_000, 3, 200)
         await self._start_application()
         self._warn()
         ssl = self._get_ssl_context()
