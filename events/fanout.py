@@ -78,7 +78,7 @@ class FanOut:
             self._follow(subscription.hub)
         key = subscription.channels, chunked
         if not (group := self._groups.get(key)):
-            group = self._groups[key] = _Group(self, *key)
+            group = self._groups[key] = _Group(self, *key, stream.has_cursor)
             for channel in group.channels:
                 self.routes[channel][group] = None
             self._silences.add(group, group.written + get_config().HEARTBEAT)
@@ -339,7 +339,7 @@ class FanOut:
         now = time.monotonic()
         for connection in self._ages.due(now):
             connection.end("aged")
-        payloads: dict[bool, bytes] = {}
+        payloads: dict[tuple[bool, bool], bytes] = {}
         # While a pass is under way, not all have been told everything up to the position; then there is a next time.
         for group in [] if self._is_passing else self._silences.due(now + interval / 2):
             if group.written + silence <= now + interval / 2:
@@ -434,11 +434,12 @@ class _Run:
 class _Group:
     """The streams of one set of channels and one transfer coding: they are written the same bytes."""
 
-    __slots__ = ("channels", "chunked", "due_in", "fan_out", "passed", "streams", "written")
+    __slots__ = ("channels", "chunked", "due_in", "fan_out", "has_cursor", "passed", "streams", "written")
 
-    def __init__(self, fan_out: FanOut, channels: frozenset[str], chunked: bool) -> None:
+    def __init__(self, fan_out: FanOut, channels: frozenset[str], chunked: bool, has_cursor: bool) -> None:
         self.channels = channels
         self.chunked = chunked
+        self.has_cursor = has_cursor
         self.fan_out = fan_out
         self.streams: set[_Connection] = set()
         self.due_in: int | None = None
@@ -457,9 +458,10 @@ class _Group:
     def wrap(self, payload: bytes) -> bytes:
         return _wrap(payload, self.chunked)
 
-    def break_silence(self, position: tuple[Cursor, int], payloads: dict[bool, bytes]) -> None:
-        if not (payload := payloads.get(self.chunked)):
-            payload = payloads[self.chunked] = self.wrap(heartbeat(position[0]))
+    def break_silence(self, position: tuple[Cursor, int], payloads: dict[tuple[bool, bool], bytes]) -> None:
+        kind = self.chunked, self.has_cursor
+        if not (payload := payloads.get(kind)):
+            payload = payloads[kind] = self.wrap(heartbeat(position[0] if self.has_cursor else None))
         for connection in list(self.streams):
             if connection.in_sync == _BEHIND or connection.is_paused:
                 continue

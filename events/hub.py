@@ -117,7 +117,9 @@ class Hub:
         self.broker = broker
         self.lock = threading.Lock()
         self.latest: dict[tuple[str, str], tuple[int, Event]] = {}  # the newest of a channel and type, in order
+        self.states: dict[str, tuple[int, Event]] = {}  # the newest of a channel that has a state
         self.shown = 0  # ephemeral events so far
+        self.is_closed = False
         self.draining = False  # every stream is to end
         self._wakers: dict[asyncio.AbstractEventLoop | None, _Wakers] = {}
         self._listeners: list[Listener] = []
@@ -179,20 +181,36 @@ class Hub:
 
     # What readers call
 
-    def show(self, event: Event) -> None:
-        """Show an ephemeral event to whoever is here now. A reader that is slow sees the next one instead."""
+    def show(self, event: Event, *, is_state: bool = False) -> None:
+        """Show an ephemeral event to whoever is here now. A reader that is slow sees the next one instead.
+
+        `is_state`: keep it until `end_state`, however many others are shown.
+        """
         with self.lock:
             self._remove_left()
             self.shown += 1
+            if is_state:
+                self.states[event.channel] = (self.shown, event)
+                self._tell(event)
+                return
             key = event.channel, event.type
             self.latest.pop(key, None)
             self.latest[key] = (self.shown, event)
             if len(self.latest) > _EPHEMERAL:
                 del self.latest[next(iter(self.latest))]
-            for wakers in self._wakers.values():
-                wakers.wake([event.channel])
-            for listener in self._listeners:
-                listener.show(event)
+            self._tell(event)
+
+    def end_state(self, channel: str, readers: Collection[Subscription]) -> None:
+        """Forget the state of a channel, and end its readers: they come back, and find out why."""
+        with self.lock:
+            self.states.pop(channel, None)
+            self._revoke(readers)
+
+    def _tell(self, event: Event) -> None:
+        for wakers in self._wakers.values():
+            wakers.wake([event.channel])
+        for listener in self._listeners:
+            listener.show(event)
 
     def since(self, cursor: Cursor, channels: Collection[str], limit: int) -> tuple[list[Event], Cursor]:
         """Up to `limit` events after the cursor, fewer if they are long, and the cursor after them.
@@ -286,6 +304,12 @@ class Hub:
             self.log.watch(subscription.channels)
         return subscription
 
+    def check_slots(self, limit: int, user: str, address: str) -> None:
+        """Raises what `subscribe` would."""
+        with self.lock:
+            self._remove_left()
+            self._slots.check(limit, user, address, get_config())
+
     def wake_from_now(self, subscription: Subscription, loop: asyncio.AbstractEventLoop | None) -> None:
         """Notify this subscription from now on, in its loop or (None) in its thread."""
         with self.lock:
@@ -324,6 +348,7 @@ class Hub:
 
     def close(self) -> None:
         """Stop following the broker, and every source."""
+        self.is_closed = True
         self.broker.close()
         self._asker.close()
         for subscription in list(self._slots.open):

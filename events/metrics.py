@@ -73,6 +73,8 @@ class Counters:
     polls = _Number()  # answered
     unchanged = _Number()  # those with 304
     reconnects = _Number()  # to the broker
+    evaluations = _Number()  # of live views
+    evaluations_late = _Number()  # those among them that were late by more than their interval
 
     # Of the events whose time is known, delivered to streams that were open already.
     delay_seconds = _Number()  # summed up

@@ -42,8 +42,8 @@ def control(type: str, id: Cursor | None, **data: object) -> bytes:
     return f"event: {type}\n{its_id}data: {json.dumps(data)}\n\n".encode()
 
 
-def heartbeat(cursor: Cursor) -> bytes:
-    """What breaks a silence, told to a stream that has been told everything up to the cursor."""
+def heartbeat(cursor: Cursor | None) -> bytes:
+    """What breaks a silence, told to a stream that has been told everything up to the cursor, if it has one."""
     return control("heartbeat", cursor)
 
 
@@ -74,11 +74,14 @@ class EventStreamResponse(StreamingHttpResponse):
     ) -> None:
         address = address_of(request) if get_config().MAX_STREAMS_PER_ADDRESS else ""
         subscription = get_hub().subscribe(channels, capacity(request), user_of(request), address, authorized)
-        self._stream: EventStream | None = EventStream(subscription, last_event_id)
-        self._frames: AsyncIterator[bytes] | Iterator[bytes] = (
-            aiter(self._stream) if isinstance(request, ASGIRequest) else iter(self._stream)
-        )
-        super().__init__(self._frames, headers=HEADERS)
+        stream = EventStream(subscription, last_event_id)
+        self._begin(aiter(stream) if isinstance(request, ASGIRequest) else iter(stream), stream)
+
+    def _begin(
+        self, frames: "AsyncIterator[bytes] | Iterator[bytes]", stream: "EventStream | None" = None
+    ) -> None:
+        self._stream, self._frames = stream, frames
+        super().__init__(frames, headers=HEADERS)
 
     def limit(self, seconds: float) -> None:
         """End the stream after so long, if nothing ends it before."""
@@ -117,6 +120,8 @@ class EventStream:
 
     __slots__ = ("_left", "expires", "greeting", "subscription")
 
+    has_cursor = True  # its control events say up to where all was told
+
     def __init__(self, subscription: Subscription, last_event_id: str = "") -> None:
         config = get_config()
         self.subscription = subscription
@@ -154,7 +159,7 @@ class EventStream:
                     yield frames
                     counters.stream_seconds += time.thread_time() - began
                 elif time.monotonic() - written >= get_config().HEARTBEAT:
-                    yield heartbeat(self.subscription.cursor)
+                    yield self.heartbeat()
                 else:
                     self.subscription.wait(min(self._patience(written), _LOOK))
                     continue
@@ -180,7 +185,7 @@ class EventStream:
                     yield frames
                     counters.stream_seconds += time.thread_time() - began
                 elif time.monotonic() - written >= get_config().HEARTBEAT:
-                    yield heartbeat(self.subscription.cursor)
+                    yield self.heartbeat()
                 else:
                     await self.subscription.wait_async(self._patience(written))
                     continue
@@ -214,6 +219,10 @@ class EventStream:
         if is_live:
             counters.observe([event.time for event in events], time.time())
         return b"".join([event.frame for event in events])
+
+    def heartbeat(self) -> bytes:
+        """What breaks a silence."""
+        return heartbeat(self.subscription.cursor if self.has_cursor else None)
 
     def is_over(self) -> bool:
         subscription = self.subscription
@@ -269,8 +278,7 @@ def capacity(request: HttpRequest) -> int:
     config = get_config()
     if isinstance(request, ASGIRequest):
         return config.MAX_STREAMS
-    client = sys.modules.get("django.test.client")
-    if client and isinstance(request.META.get("wsgi.input"), client.FakePayload):
+    if is_in_test(request):
         return config.MAX_THREAD_STREAMS  # Django's test client claims to have no threads, but keeps nobody waiting
     if not request.META.get("wsgi.multithread"):
         return 0
@@ -282,6 +290,12 @@ def capacity(request: HttpRequest) -> int:
     if threads is None:
         return _UNKNOWN_THREADS // 4
     return int(threads) - math.ceil(threads / 4)
+
+
+def is_in_test(request: HttpRequest) -> bool:
+    """Whether the request comes from Django's test client, and not from a server."""
+    client = sys.modules.get("django.test.client")
+    return bool(client and isinstance(request.META.get("wsgi.input"), client.FakePayload))
 
 
 # Of a server that nobody knows: the fewest threads that servers with threads have by default (waitress).

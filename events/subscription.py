@@ -128,6 +128,10 @@ class Subscription:
                 self.seen = hub.shown
                 newest = takewhile(lambda shown: shown[0] > seen, reversed(hub.latest.values()))
                 events += [event for _, event in newest if event.channel in self.channels][::-1]
+                for channel in self.channels & hub.states.keys():
+                    number, state = hub.states[channel]
+                    if number > seen:
+                        events.append(state)
         return events
 
     def resume(self, cursor: Cursor) -> None:
