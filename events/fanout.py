@@ -13,9 +13,11 @@ is ended: a reader that never reads costs one payload, and not for ever.
 import asyncio
 import logging
 import math
+import socket
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
 from events.conf import get_config
@@ -29,6 +31,9 @@ from events.wire import Event
 
 _SLICE = 0.002  # seconds of writing before others have their turn in the loop
 _CATCH_UP = 0.001  # seconds of a turn that those who are behind may take, each of which is written a piece of its own
+# Bytes, which Linux doubles: more than a client takes in a round trip. Left to itself the kernel keeps up to 4 MB of
+# what a client does not read, and who never reads is written to for as long as that takes.
+_SEND_BUFFER = 131_072
 _INBOX = 2**24  # bytes of events that wait for a pass: more are read from the log again, by each stream for itself
 _NAMED = 10  # channels that a line in the log names
 _BEHIND = math.inf
@@ -88,6 +93,9 @@ class FanOut:
         # Pause as soon as a write was not taken whole, so that there is never more than one to wait for. 0 would be
         # the number, but there the TLS transports of asyncio pause for ever.
         transport.set_write_buffer_limits(high=1)
+        if sock := transport.get_extra_info("socket"):
+            with suppress(OSError):  # the client has just gone
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         group.streams.add(connection)
         self._ages.add(connection, stream.expires)
         self.settle(connection)
