@@ -4,9 +4,9 @@
     def status(request):
         return JsonResponse(...)
 
-The same URL answers `Accept: text/event-stream` with a stream of the view's present answer and each one that differs, and
-everybody else as before, with an ETag. While somebody listens the view is evaluated again, once for all who ask the same:
-through all of the project's middleware, with the headers of one of them, as their poll would be.
+The same URL answers `Accept: text/event-stream` with a stream of the view's present answer and each one that differs,
+and everybody else as before, with an ETag. While somebody listens the view is evaluated again, once for all who ask the
+same: through all of the project's middleware, with the headers of one of them, as their poll would be.
 
 Who asks the same is what HTTP caching means by it: the URL, and the request headers that `Vary` names. Whoever's answer
 is private, or was made from a session, from `Authorization` or from a header that the view has looked at, shares it with
@@ -38,7 +38,7 @@ from django.http.request import HttpHeaders
 from django.http.response import ResponseHeaders
 from django.template.response import SimpleTemplateResponse
 from django.urls import get_script_prefix, set_script_prefix
-from django.utils.cache import cc_delim_re, get_conditional_response, patch_vary_headers
+from django.utils.cache import get_conditional_response, patch_vary_headers
 from django.utils.http import quote_etag
 
 from events.authorization import user_of
@@ -77,7 +77,9 @@ _SHOWN = 60  # characters of two answers that a line in the log shows
 Channels = Sequence[str] | Callable[..., Iterable[str]]
 View = TypeVar("View", bound=Callable[..., Any])
 
-_late = Trouble("Live views are evaluated less often than they ask for, as there are too many, or they are slow", "times")
+_late = Trouble(
+    "Live views are evaluated less often than they ask for, as there are too many, or they are slow", "times"
+)
 _failed = Trouble("A live view fails, and its readers keep the last answer", "times")
 
 
@@ -157,7 +159,7 @@ class _Visit:
             return self.given
         for cached in ("accepted_types", "accepted_types_by_precedence"):
             vars(request).pop(cached, None)
-        request.headers = _WatchedHeaders(request.META, self.looked)  # type: ignore[misc,assignment]
+        request.headers = _WatchedHeaders(request.META, self.looked)
         request.COOKIES = _WatchedCookies(request.COOKIES, self.looked)
         return self.given
 
@@ -181,7 +183,7 @@ class _Visit:
         return self._finish(response)
 
     def _finish(self, response: HttpResponseBase) -> HttpResponseBase:
-        patch_vary_headers(response, ("Accept",))  # type: ignore[arg-type]
+        patch_vary_headers(response, ("Accept",))
         if self.wants_stream and response.status_code == 200:
             return self._stream(response)
         if response.status_code != 200 or response.streaming or not isinstance(response, HttpResponse):
@@ -305,7 +307,9 @@ class _Answer(NamedTuple):
 
 
 def _answer_of(response: HttpResponse) -> _Answer:
-    return _Answer(response.content.decode(response.charset, "replace"), response.get("ETag") or _etag_of(response.content))
+    return _Answer(
+        response.content.decode(response.charset, "replace"), response.get("ETag") or _etag_of(response.content)
+    )
 
 
 def _etag_of(content: bytes) -> str:
@@ -366,7 +370,7 @@ def _key_of(request: HttpRequest, headers: ResponseHeaders, looked: Iterable[str
     names = {f"HTTP_{name.strip().upper().replace('-', '_')}" for name in headers.get("Vary", "").split(",")}
     names |= {name for name in looked if name not in ("HTTP_HOST", "HTTP_ACCEPT")}
     names -= {"HTTP_ACCEPT", "HTTP_"}
-    caching = {part.strip().lower() for part in cc_delim_re.split(headers.get("Cache-Control", ""))}
+    caching = {part.strip().lower() for part in headers.get("Cache-Control", "").split(",")}
     session = getattr(request, "session", None)
     if caching & {"private", "no-store"} or any(part.startswith("private=") for part in caching):
         names |= {"HTTP_COOKIE", "HTTP_AUTHORIZATION", "REMOTE_USER"}
@@ -432,7 +436,7 @@ class LiveResponse(EventStreamResponse):
         for name in response.headers.keys() - self.headers.keys() - {"Content-Length", "ETag"}:
             self.headers[name] = response.headers[name]
 
-    def items(self) -> Any:  # type: ignore[override]
+    def items(self) -> Any:
         self._open()
         return super().items()
 
@@ -533,7 +537,9 @@ class _Source:
                 return
         counters.evaluations += 1
         request = again.request()
-        response = Context().run(_respond, request, again.prefix)  # what it notes there is nobody else's
+        response = Context().run(
+            _respond, request, again.prefix, self.is_manual
+        )  # what it notes there is nobody else's
         if response.status_code >= 500 or response.status_code in (408, 425, 429):
             _failed.hit(view=self.view, path=self.key.path, status=response.status_code)
             return
@@ -573,7 +579,10 @@ class _Source:
 
 def _difference(before: str, after: str) -> tuple[str, str]:
     """Where two texts begin to differ, and what follows there."""
-    at = next((at for at, (one, other) in enumerate(zip(before, after, strict=False)) if one != other), min(len(before), len(after)))
+    at = next(
+        (at for at, (one, other) in enumerate(zip(before, after, strict=False)) if one != other),
+        min(len(before), len(after)),
+    )
     start = max(0, at - _SHOWN // 3)
     return before[start : start + _SHOWN], after[start : start + _SHOWN]
 
@@ -742,9 +751,11 @@ def _handler() -> BaseHandler:
     return handler
 
 
-def _respond(request: HttpRequest, prefix: str) -> HttpResponseBase:
+def _respond(request: HttpRequest, prefix: str, is_in_test: bool) -> HttpResponseBase:
     """Answer a request as a server would, and end it."""
     set_script_prefix(prefix)
+    if is_in_test:  # whose connection is not to be closed
+        return _handler().get_response(request)
     sender = _handler().__class__
     environment = {"scope": request.scope} if isinstance(request, ASGIRequest) else {"environ": request.META}
     signals.request_started.send(sender=sender, **environment)

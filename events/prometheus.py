@@ -39,7 +39,10 @@ _COUNTERS = {
     "delivery_cpu_seconds": ("stream_seconds", "Processor time of writing them."),
     "gaps": ("gaps", "Readers told that events are lost to them."),
     "live_evaluations": ("evaluations", "Times that a live view was evaluated for those who listen."),
-    "live_evaluations_late": ("evaluations_late", "Those that came later than the view's interval: there are too many."),
+    "live_evaluations_late": (
+        "evaluations_late",
+        "Those that came later than the view's interval: there are too many.",
+    ),
     "broker_reconnects": ("reconnects", "Times that a process has found the broker again."),
 }
 

@@ -77,9 +77,7 @@ class EventStreamResponse(StreamingHttpResponse):
         stream = EventStream(subscription, last_event_id)
         self._begin(aiter(stream) if isinstance(request, ASGIRequest) else iter(stream), stream)
 
-    def _begin(
-        self, frames: "AsyncIterator[bytes] | Iterator[bytes]", stream: "EventStream | None" = None
-    ) -> None:
+    def _begin(self, frames: "AsyncIterator[bytes] | Iterator[bytes]", stream: "EventStream | None" = None) -> None:
         self._stream, self._frames = stream, frames
         super().__init__(frames, headers=HEADERS)
 

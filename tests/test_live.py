@@ -19,6 +19,8 @@ from pytest_django.fixtures import Settings
 from events import live, publish
 from events.wire import Decoder, Event
 
+pytestmark = pytest.mark.django_db
+
 STREAM = {"accept": "text/event-stream"}
 
 state: dict[str, Any] = {}
@@ -138,12 +140,15 @@ class TestListeners:
         state["answer"] = {"open": 1}
         assert listener.answer() == {"open": 1}
 
-    def test_are_told_when_an_event_is_published(self, client: Client, listen: Any) -> None:
+    def test_are_told_when_an_event_is_published(
+        self, client: Client, listen: Any, django_capture_on_commit_callbacks: Any
+    ) -> None:
         listener = listen(client, "/order/7/")
         assert listener.answer() == {"open": 0}
         state["answer"] = {"open": 1}
-        publish("order:8", "another")
-        publish("order:7", "paid")
+        with django_capture_on_commit_callbacks(execute=True):
+            publish("order:8", "another")
+            publish("order:7", "paid")
         assert listener.answer() == {"open": 1}
 
     def test_an_evaluation_asks_for_what_the_poll_asked_for(self, client: Client, listen: Any) -> None:
@@ -159,7 +164,7 @@ class TestListeners:
         assert asked[:2] == [("true", "text/html", "text/html")] * 2
 
     def test_a_template_that_is_rendered_later_is_rendered(self, client: Client, listen: Any) -> None:
-        state["answer"] = lambda request: TemplateResponse(request, "admin/404.html", {})
+        state["answer"] = lambda request: TemplateResponse(request, "compare.html", {})
         assert client.get("/status/")["ETag"]
         assert "<" in listen().next().data
 
@@ -310,7 +315,9 @@ def visitor(name: str, view: Any) -> tuple[Client, dict[str, str]]:
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("view", [whoami, by_session, by_cookie, by_raw_cookie, by_authorization, by_language, by_address])
+@pytest.mark.parametrize(
+    "view", [whoami, by_session, by_cookie, by_raw_cookie, by_authorization, by_language, by_address]
+)
 def test_no_answer_that_was_made_for_one_visitor_reaches_another(view: Any) -> None:
     state["answer"] = view
     listeners = {}
