@@ -8,9 +8,9 @@ The same URL answers `Accept: text/event-stream` with a stream of the view's pre
 and everybody else as before, with an ETag. While somebody listens the view is evaluated again, once for all who ask the
 same: through all of the project's middleware, with the headers of one of them, as their poll would be.
 
-Who asks the same is what HTTP caching means by it: the URL, and the request headers that `Vary` names. Whoever's answer
-is private, or was made from a session, from `Authorization` or from a header that the view has looked at, shares it with
-nobody who sends another one.
+Two requests ask the same if HTTP caching says so: one URL, and the same in the headers that `Vary` names. An answer that
+is private, or that was made from a session, from `Authorization` or from any header that the view has looked at, is
+shared with nobody who sends another one.
 """
 
 import io
@@ -26,7 +26,7 @@ from functools import lru_cache, wraps
 from hashlib import blake2b
 from heapq import heappop, heappush
 from inspect import iscoroutinefunction
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from django.core import signals
 from django.core.handlers.asgi import ASGIRequest
@@ -88,8 +88,8 @@ def live(
 ) -> Callable[[View], View]:
     """Stream the decorated view to whoever asks for `text/event-stream`.
 
-    `every`: seconds from one evaluation to the next, while somebody listens. `on`: channels, or a function of the view's
-    own arguments that returns them; the view is evaluated when an event is published there. One of them, or both.
+    `every`: seconds from one evaluation to the next, while somebody listens. `on`: channels, or a function of the
+    view's own arguments that returns them; the view is evaluated when an event is published there. One, or both.
     `headers`: what an evaluation sends in place of what the EventSource did, which can send none of its own: those that
     the poll sends and the view looks at, such as {"HX-Request": "true"}. `Accept` is `*/*` unless it is among them.
     For function views, async ones too, for `View.as_view()`, and with `method_decorator` for `dispatch`.
@@ -529,7 +529,7 @@ class _Source:
                 self._end()
 
     def evaluate(self) -> None:
-        """Ask the view again, and show its answer if that differs. In a thread of the evaluator, or the reader's own."""
+        """Ask the view again, and show its answer if that differs. In a thread of the evaluator, or the reader's."""
         with self._lock:
             again = next(iter(self._listeners.values()), None)
             if not again or self.hub.is_closed:
@@ -550,9 +550,8 @@ class _Source:
             with self._lock:
                 self._end()  # the client's next request is told why, or is told apart from the others
             return
-        assert isinstance(response, HttpResponse)
         with self._lock:
-            self._take(_answer_of(response))
+            self._take(_answer_of(cast(HttpResponse, response)))
 
     def _is_anothers(self, request: HttpRequest, response: HttpResponseBase, again: _Again) -> bool:
         return _key_of(request, response.headers, again.looked, again.meta) != self.key
