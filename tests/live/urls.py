@@ -4,8 +4,9 @@ import os
 import threading
 
 from django.db import transaction
-from django.http import HttpRequest, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
+from django.template import RequestContext, Template
 from django.urls import include, path
 from django.views.decorators.csrf import csrf_exempt
 
@@ -50,7 +51,36 @@ def objects_view(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"objects": len(gc.get_objects())})
 
 
+# A page with a feed, as the documents tell how to make one: from a template, with a script of the site's own.
+PAGE = """{% load events %}<!doctype html>
+<title>Orders</title>
+{% events_feed channel %}
+<script type="module" src="/test/orders.js"></script>
+<ul></ul>"""
+SCRIPT = """
+const { feed } = document.querySelector("[data-events]");
+feed.addEventListener("message", ({ data }) => {
+  const item = document.createElement("li");
+  item.textContent = data;
+  document.querySelector("ul").append(item);
+});
+"""
+
+
+def page_view(request: HttpRequest) -> HttpResponse:
+    """A page under a strict Content-Security-Policy."""
+    page = Template(PAGE).render(RequestContext(request, {"channel": request.GET["channel"]}))
+    policy = "default-src 'none'; script-src 'self'; connect-src 'self'"
+    return HttpResponse(page, headers={"Content-Security-Policy": policy})
+
+
+def script_view(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(SCRIPT, content_type="text/javascript")
+
+
 urlpatterns = [
+    path("test/orders/", page_view),
+    path("test/orders.js", script_view),
     path("test/events/", stream_view),
     path("test/publish/", publish_view),
     path("test/transaction/", transaction_view),
