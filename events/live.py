@@ -9,8 +9,8 @@ and everybody else as before, with an ETag. While somebody listens the view is e
 same: through all of the project's middleware, with the headers of one of them, as their poll would be.
 
 Two requests ask the same if HTTP caching says so: one URL, and the same in the headers that `Vary` names. An answer
-that is private, or that was made from a session, from `Authorization` or from any header that the view has looked at, is
-shared with nobody who sends another one.
+that is private, or that was made from a session, from `Authorization` or from any header that the view has looked at,
+is shared with nobody who sends another one.
 """
 
 import io
