@@ -437,9 +437,9 @@ export function openReader(
     try {
       if (kind === "log") more = await askLog(mine);
       else await askState(mine);
-    } catch {
+    } catch (error) {
       if (asking !== mine) return;
-      const reason = mine.signal.aborted ? "a poll took too long" : "the server could not be reached";
+      const reason = error.name === "AbortError" ? "a poll took too long" : "the server could not be reached";
       stumble(isOffline() ? OFFLINE : reason);
     } finally {
       if (asking === mine) asking = null;
@@ -450,10 +450,13 @@ export function openReader(
   /** @returns {Promise<{response: Response, body: string} | null>} null when this poll is no longer wanted */
   async function request(mine, url, headers = {}, timeout = POLL_TIMEOUT) {
     const asked = performance.now();
-    const timer = setTimeout(() => mine.abort(), timeout);
+    const attempt = new AbortController();
+    const abort = () => attempt.abort();
+    const timer = setTimeout(abort, timeout);
+    mine.signal.addEventListener("abort", abort);
     report("poll", 1, 0);
     try {
-      const response = await fetch(url, { cache: "no-store", credentials, headers, signal: mine.signal });
+      const response = await fetch(url, { cache: "no-store", credentials, headers, signal: attempt.signal });
       if (isEventStream(response)) {
         response.body?.cancel();
         return asking === mine ? { response, body: "" } : null;
@@ -464,6 +467,7 @@ export function openReader(
       return asking === mine ? { response, body } : null;
     } finally {
       clearTimeout(timer);
+      mine.signal.removeEventListener("abort", abort);
     }
   }
 
@@ -477,33 +481,46 @@ export function openReader(
   async function askState(mine) {
     const isOwn = new URL(stream).origin === location.origin; // of others scripts may not see the tag
     const headers = isOwn && newest.tag ? { "If-None-Match": newest.tag } : {};
-    const answered = await request(mine, stream, headers, kind === "state" ? POLL_TIMEOUT : PROBE_TIMEOUT);
-    if (!answered) return;
-    const { response, body } = answered;
-    if (response.status === 304) return recover();
-    const isMarked = isOfLiveView(response);
-    if (response.status === 200 && (isMarked || (isJson(response) && !response.redirected))) {
-      kind = "state";
-      recover();
-      return show(body, response.headers.get("ETag") ?? "");
-    }
-    const answer = parse(body);
-    if (isEventStream(response)) {
-      if (kind === "state") return stumble("a poll was answered with a stream");
-    } else if (isRefusal(response, answer) || (isMarked && REFUSALS.has(response.status))) {
-      return deny(response, answer);
-    } else if (isSignIn(response)) {
-      halt();
-      return announce("denied", "nobody is signed in, and the server asks for that");
-    } else if (kind === "state") {
-      return fail(response, answer);
-    }
-    // A log's stream may have no room just now, and its poll view is there all the same.
+    const timeout = kind === "state" ? POLL_TIMEOUT : PROBE_TIMEOUT;
+    let failure;
+    const answered = await request(mine, stream, headers, timeout).catch((error) => void (failure = error));
+    if (asking !== mine) return;
+    if (failure && kind === "state") throw failure;
+    if (answered && takeState(answered)) return;
+    // A log's stream may be refused or held back just now, and its poll view is there all the same.
     const second = await request(mine, address(poll, "since"), {}, PROBE_TIMEOUT);
     if (!second) return;
-    if (!second.response.ok || !Array.isArray(parse(second.body)?.events)) return fail(response, answer);
+    const isLog = second.response.ok && Array.isArray(parse(second.body)?.events);
+    if (!isLog && failure) throw failure;
+    if (!isLog) return fail(answered.response, parse(answered.body));
     kind = "log";
     if (take(mine, second.response, parse(second.body))) backOff = 0;
+  }
+
+  /** @returns {boolean} whether the answer is of a live view, or final: false when it may be a log's stream that said it */
+  function takeState({ response, body }) {
+    const isMarked = isOfLiveView(response);
+    const answer = parse(body);
+    if (response.status === 304) {
+      recover();
+    } else if (response.status === 200 && (isMarked || (isJson(response) && !response.redirected))) {
+      kind = "state";
+      recover();
+      show(body, response.headers.get("ETag") ?? "");
+    } else if (isEventStream(response)) {
+      if (kind !== "state") return false;
+      stumble("a poll was answered with a stream");
+    } else if (isRefusal(response, answer) || (isMarked && REFUSALS.has(response.status))) {
+      deny(response, answer);
+    } else if (isSignIn(response)) {
+      halt();
+      announce("denied", "nobody is signed in, and the server asks for that");
+    } else if (kind === "state") {
+      fail(response, answer);
+    } else {
+      return false;
+    }
+    return true;
   }
 
   function deny(response, answer) {
