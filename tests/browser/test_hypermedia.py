@@ -38,7 +38,10 @@ from shop.models import Order
 
 
 def page(request, name, pk):
-    return render(request, f"shop/{name}.html", {"order": Order.objects.get(pk=pk)})
+    response = render(request, f"shop/{name}.html", {"order": Order.objects.get(pk=pk)})
+    evaluates = " 'unsafe-eval'" if name.startswith("datastar") else ""
+    response["Content-Security-Policy"] = f"default-src 'none'; connect-src 'self'; script-src 'self'{evaluates}"
+    return response
 
 
 urlpatterns += [
@@ -313,6 +316,23 @@ def test_pages_with_a_feed_source_are_loaded_afresh_when_events_are_gone(
             expect_all(pages, order, "new")
             order.announce_to_all("found")
             expect_all(pages, order, "new")
+
+
+@pytest.mark.parametrize("name", ["turbo", "turbo_feed"])
+def test_a_visit_by_turbo_ends_what_the_page_before_it_read(
+    page: Page, front: Proxy, project: Project, order: Order, name: str
+) -> None:
+    show(page, front, name, order)
+    expect(page.locator("p")).to_have_text("new")
+    other = Order(project, int(project.tell("Order.objects.create(status='other').pk")))
+    page.evaluate("url => Turbo.visit(url)", f"/pages/{name}/{other.pk}/")
+    expect(page.locator("p")).to_have_text("other")
+    order.set("seen by nobody")
+    other.announce("turbo", "paid")
+    other.announce("turbo", "sent")
+    expect(page.locator("li")).to_have_text(other.said)
+    other.set("shown")
+    expect(page.locator("p")).to_have_text("shown")
 
 
 @pytest.mark.parametrize("name", ["htmx2", "datastar"])
