@@ -51,7 +51,7 @@ _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 def free_port() -> int:
-    """One that nobody listens at, of those that the system gives to no connection, and tests beside these not at all."""
+    """Of those that the system gives to no connection and tests beside these do not take, one where nobody listens."""
     while True:
         port = 10_000 + 2_000 * (_WORKER % 10) + secrets.randbelow(2_000)
         with socket.socket() as probe, suppress(OSError):
