@@ -21,6 +21,7 @@ serve: .venv/run.stamp
 test: .venv/dev.stamp
 	$(BIN)/python -m tests.browser.chromium
 	$(BIN)/python -m tests.debian
+	$(BIN)/python -m tests.browser.packages
 	$(BIN)/python -m pytest $(ARGS)
 
 check: .venv/dev.stamp
@@ -37,6 +38,7 @@ test-matrix: $(MATRIX:%=test-%)
 test-%: .venv/%.stamp
 	.venv/$*/bin/python -m tests.browser.chromium
 	.venv/$*/bin/python -m tests.debian
+	.venv/$*/bin/python -m tests.browser.packages
 	.venv/$*/bin/python -m pytest $(ARGS)
 
 # Known vulnerabilities in what is installed, as the package index knows them.

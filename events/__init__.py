@@ -11,7 +11,8 @@ the poll in views.py.
 
 from events.authorization import arevoke, revoke
 from events.live import live
+from events.process import current_cursor
 from events.publishing import apublish, publish
 from events.wire import Event
 
-__all__ = ["Event", "apublish", "arevoke", "live", "publish", "revoke"]
+__all__ = ["Event", "apublish", "arevoke", "current_cursor", "live", "publish", "revoke"]

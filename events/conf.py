@@ -111,7 +111,7 @@ class Config:
     MAX_CHANNELS: int = _number(32, 1, 1_000)
     # A poll's answer; its cursor tells a client that is further behind where to go on.
     MAX_POLL_EVENTS: int = _number(1_000, 1, 100_000)
-    # Of an event's data as JSON in UTF-8: an update, not a file.
+    # Of an event's data as JSON, or of its text, in UTF-8: an update, not a file.
     MAX_EVENT_BYTES: int = _number(65_536, 1, 16_777_216)
     # What a program sends to publish over HTTP, as `Authorization: Bearer`; empty: no program may.
     PUBLISH_TOKEN: str = _secret("", _wrong_token)

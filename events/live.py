@@ -5,12 +5,13 @@
         return JsonResponse(...)
 
 The same URL answers `Accept: text/event-stream` with a stream of the view's present answer and each one that differs,
-and everybody else as before, with an ETag. While somebody listens the view is evaluated again, once for all who ask the
-same: through all of the project's middleware, with the headers of one of them, as their poll would be.
+and everybody else as before, with an ETag; what Datastar's client gets are events of Datastar's types. While somebody
+listens the view is evaluated again, once for all who ask the same: through all of the project's middleware, with the
+headers of one of them, as their poll would be.
 
 Two requests ask the same if HTTP caching says so: one URL, and the same in the headers that `Vary` names. An answer
-that is private, or that was made from a session, from `Authorization` or from any header that the view has looked at, is
-shared with nobody who sends another one.
+that is private, or that was made from a session, from `Authorization` or from any header that the view has looked at,
+is shared with nobody who sends another one.
 """
 
 import io
@@ -59,9 +60,10 @@ from events.streams import (
     is_in_test,
 )
 from events.subscription import Subscription
-from events.wire import Event, encode_retry
+from events.wire import LINE_END, Event, encode_retry
 
 STREAM = "text/event-stream"
+_DATASTAR = "HTTP_DATASTAR_REQUEST"  # sent by Datastar's client, which takes events of its own types alone
 _CHANNEL = "!live:"  # what the channels of live views begin with: no name that can be asked for or published to
 _EVALUATION = "events.live.evaluation"  # in the META of a request that an evaluation makes
 _THREADS = 4  # in which views are evaluated: more that wait for the database would take its connections from requests
@@ -186,6 +188,9 @@ class _Visit:
         patch_vary_headers(response, ("Accept",))
         if self.wants_stream and response.status_code == 200:
             return self._stream(response)
+        return self._answer(response)
+
+    def _answer(self, response: HttpResponseBase) -> HttpResponseBase:
         if response.status_code != 200 or response.streaming or not isinstance(response, HttpResponse):
             return response
         response.headers.setdefault("ETag", _etag_of(response.content))
@@ -203,6 +208,8 @@ class _Visit:
             address = address_of(self.request) if get_config().MAX_STREAMS_PER_ADDRESS else ""
             get_hub().check_slots(capacity(self.request), user_of(self.request), address)
         except (Full, TooMany, Unavailable) as error:
+            if _accepts(self.again.meta, response):
+                return self._answer(response)
             status, text = (429, str(error)) if isinstance(error, TooMany) else (503, "No stream can be had now; poll.")
             headers = {"Retry-After": "10", "Cache-Control": "no-store"}
             return JsonResponse({"error": text}, status=status, headers=headers)
@@ -297,19 +304,28 @@ class _Again:
 
 
 class _Answer(NamedTuple):
-    """What a view has answered: as text, and its ETag, quotes included."""
+    """What a view has answered: as text, its ETag, quotes included, and whether it is JSON."""
 
     text: str
     etag: str
+    is_json: bool
 
-    def event(self, channel: str) -> Event:
-        return Event(self.etag, channel, "message", self.text)
+    def event(self, channel: str, is_datastar: bool) -> Event:
+        if not is_datastar:
+            return Event(self.etag, channel, "message", self.text)
+        kind = "signals" if self.is_json else "elements"
+        lines = (f"{kind} {line}" for line in LINE_END.split(self.text))
+        return Event(self.etag, channel, f"datastar-patch-{kind}", "\n".join(lines))
 
 
 def _answer_of(response: HttpResponse) -> _Answer:
-    return _Answer(
-        response.content.decode(response.charset, "replace"), response.get("ETag") or _etag_of(response.content)
-    )
+    text = response.content.decode(response.charset, "replace")
+    is_json = _type_of(response) == "application/json"
+    return _Answer(text, response.get("ETag") or _etag_of(response.content), is_json)
+
+
+def _type_of(response: HttpResponseBase) -> str:
+    return response.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
 def _etag_of(content: bytes) -> str:
@@ -318,8 +334,17 @@ def _etag_of(content: bytes) -> str:
 
 def _asks_for_stream(request: HttpRequest) -> bool:
     """Whether the client names the type of event streams among those that it accepts (RFC 9110, 12.5.1)."""
-    accepted = request.META.get("HTTP_ACCEPT", "").split(",")
-    return any(one.partition(";")[0].strip().lower() == STREAM for one in accepted)
+    return STREAM in _accepted(request.META)
+
+
+def _accepts(meta: Mapping[str, Any], response: HttpResponseBase) -> bool:
+    """Whether a client that asks for a stream takes this answer as well, as htmx 4 does: it gets that without one."""
+    kind = _type_of(response)
+    return not {kind, f"{kind.partition('/')[0]}/*", "*/*"}.isdisjoint(_accepted(meta))
+
+
+def _accepted(meta: Mapping[str, Any]) -> list[str]:
+    return [one.partition(";")[0].strip().lower() for one in meta.get("HTTP_ACCEPT", "").split(",")]
 
 
 def _why_not(response: HttpResponseBase) -> str:
@@ -376,7 +401,7 @@ def _key_of(request: HttpRequest, headers: ResponseHeaders, looked: Iterable[str
         names |= {"HTTP_COOKIE", "HTTP_AUTHORIZATION", "REMOTE_USER"}
     if getattr(session, "accessed", False):
         names.add("HTTP_COOKIE")
-    names.add("HTTP_AUTHORIZATION")
+    names |= {"HTTP_AUTHORIZATION", _DATASTAR}
     values = tuple(sorted((name, str(meta[name])) for name in names if name in meta))
     return _Key(request.scheme or "", request.get_host(), request.get_full_path(), values)
 
@@ -395,7 +420,7 @@ class LiveStream(EventStream):
         self.greeting = encode_retry(config.RETRY) + control("hello", None, heartbeat=config.HEARTBEAT)
         answer = source.answer
         if last_event_id.removeprefix("W/") != answer.etag.removeprefix("W/"):
-            self.greeting += answer.event(source.channel).frame
+            self.greeting += source.event(answer).frame
 
     def __iter__(self) -> Iterator[bytes]:
         source = self._source
@@ -493,6 +518,7 @@ class _Source:
         self.hub = get_hub()
         self.channel = f"{_CHANNEL}{number}"
         self.plan, self.view = visit.plan, visit.name
+        self.is_datastar = any(name == _DATASTAR for name, _ in key.headers)
         self.answer = answer
         self.due = math.inf
         self.is_ended = False
@@ -553,6 +579,9 @@ class _Source:
         with self._lock:
             self._take(_answer_of(cast(HttpResponse, response)))
 
+    def event(self, answer: _Answer) -> Event:
+        return answer.event(self.channel, self.is_datastar)
+
     def _is_anothers(self, request: HttpRequest, response: HttpResponseBase, again: _Again) -> bool:
         return _key_of(request, response.headers, again.looked, again.meta) != self.key
 
@@ -566,7 +595,7 @@ class _Source:
             text = "A live view answers otherwise each time: what is new each time should not be in it"
             tell(logging.WARNING, text, view=self.view, before=before, after=after)
         self.answer = answer
-        self.hub.show(answer.event(self.channel), is_state=True)
+        self.hub.show(self.event(answer), is_state=True)
 
     def _end(self) -> None:
         if self.is_ended:

@@ -4,17 +4,20 @@ import math
 import os
 import threading
 import time
+from contextlib import suppress
 
 from events.brokers import Broker, Unavailable, open_broker
 from events.conf import get_config
 from events.hub import Hub
 
 _STARTS_APART = 1.0  # seconds in which a hub that could not start is not tried again: each try may hold a thread
+_PATIENCE = 1.0  # seconds that a page waits for its cursor; without one it still works
 
 _broker: Broker | None = None
 _hub: Hub | None = None
 _failure = (-math.inf, "")  # when starting failed, by the monotonic clock, and why
 _starting = threading.RLock()
+_start: tuple[threading.Thread, float] | None = None  # who starts the hub for a page, and until when pages wait
 
 
 def get_broker() -> Broker:
@@ -46,6 +49,33 @@ def get_hub() -> Hub:
                     _failure = (time.monotonic(), str(error))
                     raise
     return _hub
+
+
+def current_cursor() -> str | None:
+    """The cursor of this moment: a feed that begins there gets everything that is published from now on.
+
+    Take it before reading what a page shows. None while the broker cannot be reached; it waits a second at most, and
+    only while this process has no hub yet.
+    """
+    get_broker()  # which does not connect: wrong settings are raised here
+    if not _hub:
+        _start_hub()
+    return str(_hub.log.head) if _hub else None
+
+
+def _start_hub() -> None:
+    """Start the hub in a thread of its own: a broker that does not answer holds it for longer than a page waits."""
+    global _start
+    if not _start or not _start[0].is_alive():
+        _start = threading.Thread(target=_try_to_start, name="events-start", daemon=True), time.monotonic() + _PATIENCE
+        _start[0].start()
+    thread, until = _start
+    thread.join(max(0.0, until - time.monotonic()))
+
+
+def _try_to_start() -> None:
+    with suppress(Unavailable):  # streams and polls, which cannot do without, tell
+        get_hub()
 
 
 def drain_hub() -> None:

@@ -200,8 +200,12 @@ def accept_event(request: HttpRequest) -> HttpResponse:
         body = json.loads(text)
     except (ValueError, RecursionError):
         body = None
-    if not isinstance(body, dict) or not {"channel", "data"} <= body.keys() <= {"channel", "data", "type"}:
-        return error(400, 'The body is a JSON object: {"channel": …, "data": …}, and "type" if it has one.')
+    if not isinstance(body, dict) or body.keys() - {"type"} not in ({"channel", "data"}, {"channel", "text"}):
+        return error(
+            400,
+            'The body is a JSON object: {"channel": …, "data": …}, or {"channel": …, "text": "…"}; and "type" if it '
+            "has one.",
+        )
     return JsonResponse({"id": publish(**body)}, status=201, headers={"Cache-Control": "no-store"})
 
 

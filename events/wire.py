@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 # The standard's line ends (9.2.5). str.splitlines() would also split at U+2028 and friends.
-_LINE_END = re.compile(r"\r\n|\r|\n")
+LINE_END = re.compile(r"\r\n|\r|\n")
 _RETRY_DIGITS = 15  # milliseconds; more would be 30,000 years, and past 4,300 digits int() refuses
 _CANNOT_CARRY = re.compile(r"[\r\n\0]")
 
@@ -75,7 +75,7 @@ def encode(event: Event) -> bytes:
         fields.append(f"id: {_one_line('id', event.id)}\n")
     if event.type != "message":
         fields.append(f"event: {_one_line('type', event.type)}\n")
-    fields += [f"data: {line}\n" for line in _LINE_END.split(event.data)]
+    fields += [f"data: {line}\n" for line in LINE_END.split(event.data)]
     fields.append("\n")
     return "".join(fields).encode("utf-8", "replace")  # a lone surrogate has no UTF-8
 
@@ -132,7 +132,7 @@ class Decoder:
         if not text:
             return
         self._after_cr = text.endswith("\r")
-        *complete, rest = _LINE_END.split(text)
+        *complete, rest = LINE_END.split(text)
         for line in complete:
             self._line.append(line)
             yield "".join(self._line)

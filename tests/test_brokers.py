@@ -14,6 +14,7 @@ from django.db import connections, transaction
 
 from events.brokers import Broker, Reader, Unavailable, database
 from events.log import Cursor, Gap
+from events.publishing import new_event
 from events.wire import Event
 from tests.brokers import PATIENCE, Log, OpenLog, Recorder
 
@@ -66,6 +67,26 @@ class TestAppend:
         events = broker.after(begin, ["a:b.c-d"], 100)
         assert data(events) == texts
         assert {(event.channel, event.type) for event in events} == {("a:b.c-d", "some.type")}
+
+    def test_text_comes_back_as_it_was(self, log: Log) -> None:
+        broker = log.open()
+        recorder = Recorder(broker)
+        texts = [
+            "",
+            "a\n\nb\n",
+            " <b>x</b> ",
+            "{not json",
+            "data: x",
+            "🎉",
+            "\u2028\x85\x0b\x1b",
+            "'; DROP TABLE",
+            "%s \\",
+        ]
+        broker.append([new_event("a", text=text) for text in texts])
+        assert [event.data for event in broker.after(recorder.begin, ["a"], 100)] == texts
+        assert [event.data for event in recorder.events(len(texts))] == texts
+        if log.url != "memory:":
+            assert [event.data for event in Recorder(log.open(), backlog=100).backlog] == texts
 
     def test_many_threads_get_different_ids_and_all_events_are_there(self, log: Log) -> None:
         broker = log.open()

@@ -52,6 +52,10 @@ TESTED = [
     (r"^pip install( this repository| \.)?$", "tests/live/test_readme.py::test_the_first_event_is_seen_in_a_browser"),
     (r"^pip install redis$", "the optional dependency [redis]: pyproject.toml"),
     (r"^html .*openFeed", "tests/live/test_readme.py::test_the_first_event_is_seen_in_a_browser"),
+    (
+        r"^html .*events_feed",
+        "tests/browser/test_template_tags.py::test_what_is_published_between_the_page_and_its_feed_arrives_once",
+    ),
     (r"^jsx ", "needs React and a bundler"),
     (r"^ .*c_stream", "a formula"),
     (r"^ .*updates/s × interval", "a formula"),

@@ -368,3 +368,36 @@ def test_who_is_logged_out_gets_no_further_answer(client: Client) -> None:
         seen.append(event)
     assert event.type == "drain"
     assert len(seen) < 3
+
+
+class TestHypermedia:
+    def test_a_client_that_takes_html_as_well_gets_that_when_no_stream_can_be_had(
+        self, client: Client, listen: Callable[..., Listener], settings: Settings
+    ) -> None:
+        settings.EVENTS |= {"MAX_STREAMS": 1, "MAX_THREAD_STREAMS": 1}
+        state["answer"] = lambda request: HttpResponse("<b>1</b>")
+        listen()
+        for accepted in ("text/html, text/event-stream", "text/event-stream, text/*;q=0.5", "text/event-stream, */*"):
+            response = client.get("/status/", headers={"Accept": accepted})
+            assert (response.status_code, response.content) == (200, b"<b>1</b>")
+            assert (response["Vary"], response.has_header("ETag")) == ("Accept", True)
+        for accepted in ("text/event-stream", "text/event-stream, application/json"):
+            assert client.get("/status/", headers={"Accept": accepted}).status_code == 503
+
+    @pytest.mark.parametrize(
+        ("answer", "type", "data"),
+        [
+            (HttpResponse("<b>\r\n1</b>"), "datastar-patch-elements", "elements <b>\nelements 1</b>"),
+            (JsonResponse({"open": 1}), "datastar-patch-signals", 'signals {"open": 1}'),
+        ],
+    )
+    def test_datastar_gets_events_of_its_own_types_and_others_do_not(
+        self, listen: Callable[..., Listener], answer: HttpResponse, type: str, data: str
+    ) -> None:
+        state["answer"] = lambda request: answer
+        first = listen(**{"Datastar-Request": "true"}).next()
+        assert (first.type, first.data) == (type, data)
+        assert listen().next().type == "message"
+        again = listen(**{"Datastar-Request": "true", "Last-Event-ID": first.id})
+        state["answer"] = lambda request: HttpResponse("<i>2</i>")
+        assert again.next().data == "elements <i>2</i>"

@@ -37,6 +37,23 @@ def test_each_line_of_standard_input_is_an_event(log: Log) -> None:
 
 
 @pytest.mark.parametrize(
+    "arguments", [["cart", "--text", "{<b>3</b>"], ["cart", "{<b>3</b>", "--text", "--type", "message"]]
+)
+def test_text_is_published_as_it_is(log: Log, arguments: list[str]) -> None:
+    recorder = Recorder(log.open())
+    code, output, errors = command(log, *arguments)
+    assert (code, errors) == (0, "")
+    assert recorder.next() == Event(output.strip(), "cart", "message", "{<b>3</b>")
+
+
+def test_each_line_of_standard_input_may_be_text(log: Log) -> None:
+    recorder = Recorder(log.open())
+    code, _, _ = command(log, "log", "--text", "-", given='{broken\n\n42\r\n"quoted"')
+    assert code == 0
+    assert [event.data for event in recorder.events(3)] == ["{broken", "42", '"quoted"']
+
+
+@pytest.mark.parametrize(
     ("given", "meant"),
     [
         ("hello", "hello"),

@@ -66,6 +66,12 @@ class TestWithTheToken:
         assert post(client, {"channel": "a", "data": None}, TOKEN).status_code == 201
         assert published()[0].type == "message"
 
+    def test_text_is_published_as_it_is_and_polled_as_it_is(self, client: Client) -> None:
+        since = str(get_hub().log.head)
+        assert post(client, {"channel": "cart", "text": "<b>3</b>\r\n", "type": "html"}, TOKEN).status_code == 201
+        answer = client.get("/events/poll/", {"channel": "cart", "since": since}).json()
+        assert [(event["type"], event["data"]) for event in answer["events"]] == [("html", "<b>3</b>\n")]
+
     @pytest.mark.parametrize("path", [URL, "/events/metrics/"])
     def test_a_token_that_is_not_ascii_is_taken_in_utf_8_and_in_latin_1(
         self, client: Client, settings: Settings, path: str
@@ -96,12 +102,15 @@ class TestWithTheToken:
             {"channel": "a"},
             {"data": 1},
             {"channel": "a", "data": 1, "tpye": "x"},
+            {"channel": "a", "data": 1, "text": "x"},
+            {"channel": "a", "data": 1, "text": None},
+            {"text": "x"},
         ],
     )
     def test_a_body_of_another_form_is_an_error_that_shows_the_form(self, client: Client, body: Any) -> None:
         response = post(client, body, TOKEN)
         assert response.status_code == 400
-        assert '{"channel": …, "data": …}' in error(response)
+        assert '{"channel": …, "data": …}, or {"channel": …, "text": "…"}' in error(response)
 
     @pytest.mark.parametrize(
         ("body", "accepted"),
@@ -112,6 +121,10 @@ class TestWithTheToken:
             ({"channel": "a", "data": 1, "type": "hello"}, "reserved"),
             ({"channel": "a", "data": 1, "type": None}, "1 to 64 letters"),
             ('{"channel": "a", "data": NaN}', "what JSON can carry"),
+            ({"channel": "a", "text": 7}, "a string, not 7"),
+            ({"channel": "a", "text": None}, "either data"),
+            ({"channel": "a", "text": "\0"}, "no NUL"),
+            ({"channel": "a", "text": "\ud800"}, "no lone surrogates"),
         ],
     )
     def test_a_wrong_field_is_an_error_that_says_what_is_accepted(
@@ -136,6 +149,7 @@ class TestWithTheToken:
         response = post(client, {"channel": "a", "data": "x" * 1000}, TOKEN)
         assert response.status_code == 413
         assert "1,000 bytes" in error(response)
+        assert post(client, {"channel": "a", "text": "x" * 1001}, TOKEN).status_code == 413
 
     def test_a_body_longer_than_django_reads_is_413_as_well(self, client: Client) -> None:
         response = post(client, {"channel": "a", "data": "x" * 3_000_000}, TOKEN)

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 from django.db import transaction
+from django.utils.html import format_html
 from pytest_django.fixtures import Settings
 
 from events import Event, apublish, publish, publishing
 from events.process import get_hub
 from events.publishing import RESERVED_TYPES, InvalidEvent, TooLarge
+from events.wire import Decoder
 
 
 def last() -> Event:
@@ -81,6 +83,59 @@ def test_what_json_cannot_carry_is_refused(data: Any) -> None:
         publish("a", data)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["", "<b>3</b> items", "{not json", "a\n\nb\n", "data: x", " two  ", "🎉", "a\u2028b\x85", "\ufeffx", "null"],
+)
+def test_text_arrives_as_it_is(text: str) -> None:
+    event_id = publish("cart", text=text, type="html")
+    assert last() == Event(event_id, "cart", "html", text)
+    assert [event.data for event in Decoder().feed(last().frame)] == [text]
+
+
+def test_a_cr_in_text_arrives_as_lf_in_streams_and_polls_alike() -> None:
+    publish("a", text="a\r\nb\rc\n\rd")
+    assert last().data == "a\nb\nc\n\nd"
+    assert [event.data for event in Decoder().feed(last().frame)] == ["a\nb\nc\n\nd"]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a\0b", "An event's text has no NUL"),
+        ("\ud800", "An event's text is text that UTF-8 can carry: no lone surrogates"),
+        (7, "An event's text is a string, not 7"),
+        (b"<b>", "An event's text is a string, not b'<b>'"),
+    ],
+)
+def test_text_that_not_every_broker_and_client_can_carry_is_refused(text: Any, why: str) -> None:
+    with pytest.raises(InvalidEvent, match=why):
+        publish("a", text=text)
+
+
+def test_text_that_django_calls_safe_is_published_as_plain_text() -> None:
+    publish("cart", text=format_html("<b>{}</b>", "<3"))
+    assert last().data == "<b>&lt;3</b>"
+
+
+@pytest.mark.parametrize("given", [{}, {"data": None, "text": "x"}, {"data": 1, "text": ""}, {"text": None}])
+def test_an_event_has_either_data_or_text(given: Any) -> None:
+    with pytest.raises(InvalidEvent, match="either data, which arrives as JSON, or text, which arrives as it is"):
+        publish("a", **given)
+
+
+def test_none_is_data() -> None:
+    publish("a", None)
+    assert last().data == "null"
+
+
+def test_text_may_be_as_long_as_the_setting_says_and_no_longer(settings: Settings) -> None:
+    settings.EVENTS = {"MAX_EVENT_BYTES": 10, "BROKER": "memory:"}
+    publish("a", text="ééééé")
+    with pytest.raises(TooLarge, match="at most 10 bytes of UTF-8; this is 11"):
+        publish("a", text="ééééé" + "x")
+
+
 def test_data_may_be_as_long_as_the_setting_says_and_no_longer(settings: Settings) -> None:
     settings.EVENTS = {"MAX_EVENT_BYTES": 10, "BROKER": "memory:"}
     publish("a", "éééé")
@@ -116,6 +171,8 @@ def test_a_transaction_that_fails_publishes_nothing() -> None:
 def test_async_code_publishes_with_apublish() -> None:
     event_id = asyncio.run(apublish("orders", {"id": 7}, type="paid"))
     assert last() == Event(event_id, "orders", "paid", '{"id":7}')
+    asyncio.run(apublish("cart", text="<b>3</b>"))
+    assert last().data == "<b>3</b>"
 
 
 def test_no_line_end_of_any_client_is_in_the_data() -> None:

@@ -21,7 +21,7 @@ export class Notes {
     this.#template = template;
     this.#clock = clock;
     for (const lane of LANES) {
-      feeds[lane].addEventListener("note", ({ data, lastEventId }) => this.#arrive(lane, lastEventId, JSON.parse(data)));
+      feeds[lane].addEventListener("note", ({ data, lastEventId }) => this.#arrive(lane, lastEventId, parse(data)));
     }
   }
 
@@ -91,4 +91,13 @@ async function publish(url, token, event) {
 
 function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
+}
+
+/** A note that was published as text is its text. */
+function parse(data) {
+  try {
+    return JSON.parse(data);
+  } catch {
+    return { text: data };
+  }
 }

@@ -7,6 +7,7 @@ from django.conf import settings
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
+from django.template import RequestContext, Template
 from django.urls import include, path
 from django.views.decorators.csrf import csrf_exempt
 
@@ -51,6 +52,33 @@ def objects_view(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"objects": len(gc.get_objects())})
 
 
+# A page with a feed, as the documents tell how to make one: from a template, with a script of the site's own.
+PAGE = """{% load events %}<!doctype html>
+<title>Orders</title>
+{% events_feed channel %}
+<script type="module" src="/test/orders.js"></script>
+<ul></ul>"""
+SCRIPT = """
+const { feed } = document.querySelector("[data-events]");
+feed.addEventListener("message", ({ data }) => {
+  const item = document.createElement("li");
+  item.textContent = data;
+  document.querySelector("ul").append(item);
+});
+"""
+
+
+def page_view(request: HttpRequest) -> HttpResponse:
+    """A page under a strict Content-Security-Policy."""
+    page = Template(PAGE).render(RequestContext(request, {"channel": request.GET["channel"]}))
+    policy = "default-src 'none'; script-src 'self'; connect-src 'self'"
+    return HttpResponse(page, headers={"Content-Security-Policy": policy})
+
+
+def script_view(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(SCRIPT, content_type="text/javascript")
+
+
 @live(every=0.05)
 def state_view(request: HttpRequest, name: str) -> HttpResponse:
     """What the test has written there, which a restart of this process leaves as it is."""
@@ -59,6 +87,8 @@ def state_view(request: HttpRequest, name: str) -> HttpResponse:
 
 
 urlpatterns = [
+    path("test/orders/", page_view),
+    path("test/orders.js", script_view),
     path("test/state/<name>/", state_view),
     path("test/events/", stream_view),
     path("test/publish/", publish_view),

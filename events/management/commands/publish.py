@@ -19,6 +19,7 @@ class Command(BaseCommand):
 
   manage.py publish orders '{"id": 7, "state": "paid"}' --type paid
   manage.py publish chat hello
+  manage.py publish cart --text '<b>3</b> items'
   tail -f access.log | manage.py publish log -
 """
 
@@ -33,9 +34,14 @@ class Command(BaseCommand):
             help="JSON; or text, which needs no quotes unless it begins with {, [ or a quote or is itself JSON, "
             "such as 42 or true; or - for one event from each line of standard input that is not blank",
         )
+        # A flag, not an option with a value: DATA would be optional, and older versions of argparse then refuse
+        # `publish CHANNEL --type T DATA`.
+        parser.add_argument(
+            "--text", action="store_true", help="publish DATA, or each line, as text that arrives as it is, not as JSON"
+        )
         parser.add_argument("--type", metavar="T", default="message", help="the event's type (default: message)")
 
-    def handle(self, *, channel: str, data: str, type: str, **options: Any) -> None:
+    def handle(self, *, channel: str, data: str, type: str, text: bool, **options: Any) -> None:
         """Raises CommandError for what cannot be published; what came before it has been."""
         if get_config().BROKER == "memory:":
             raise CommandError(
@@ -43,15 +49,16 @@ class Command(BaseCommand):
                 "now. Use 'db:' or 'redis://…'."
             )
         if data != "-":
-            self._publish(channel, data, type)
+            self._publish(channel, data, type, text)
             return
         for number, line in enumerate(sys.stdin, 1):
-            if text := line.rstrip("\r\n"):
-                self._publish(channel, text, type, f"Line {number}: ")
+            if content := line.rstrip("\r\n"):
+                self._publish(channel, content, type, text, f"Line {number}: ")
 
-    def _publish(self, channel: str, text: str, type: str, where: str = "") -> None:
+    def _publish(self, channel: str, given: str, type: str, is_text: bool, where: str = "") -> None:
         try:
-            self.stdout.write(str(publish(channel, parse(text), type)))
+            content = {"text": given} if is_text else {"data": parse(given)}
+            self.stdout.write(str(publish(channel, type=type, **content)))
         except (InvalidEvent, Unavailable) as error:
             raise CommandError(f"{where}{error}") from None
         self.stdout.flush()

@@ -57,7 +57,8 @@ export class FeedSource extends EventTarget {
       throw new TypeError(`FeedSource: ${name} must be a number of milliseconds from 1 to ${LONGEST}, not ${value}`);
     }
     this.#withCredentials = Boolean(options?.withCredentials);
-    const channels = new URL(this.#url).searchParams.getAll("channel");
+    const parameters = new URL(this.#url).searchParams;
+    const channels = parameters.getAll("channel");
     this.#reader = openReader(
       {
         kind: "unknown",
@@ -68,7 +69,7 @@ export class FeedSource extends EventTarget {
         interval,
         helloTimeout,
         retry,
-        cursor: null,
+        cursor: parameters.get("last_event_id"), // where its stream is asked to begin
       },
       {
         event: (type, data, id) => this.#tell(type, data, id),

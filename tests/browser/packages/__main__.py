@@ -1,0 +1,3 @@
+from tests.browser.packages import install
+
+install()
