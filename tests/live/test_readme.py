@@ -78,14 +78,14 @@ def without_settings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
 
 
-def install(directory: Path, *others: str) -> str:
-    """Install the app as a package where there is Django, and what else is named. Returns the interpreter there."""
+def install(directory: Path) -> str:
+    """Install the app as a package where there is nothing but Django. Returns the interpreter there."""
     source = directory / "source"  # a copy, as building leaves its traces
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "__pycache__", "build", "staticfiles"))
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory / "venv"], check=True)
     python = str(directory / "venv" / "bin" / "python")
     [packages] = (directory / "venv").glob("lib/python*/site-packages")
-    for name in ("django", "asgiref", "sqlparse", *others):  # the versions that are tested here
+    for name in ("django", "asgiref", "sqlparse"):  # the versions that are tested here
         distribution = importlib.metadata.distribution(name)
         for path in {file.parts[0] for file in distribution.files or [] if file.parts[0] != ".."}:
             (packages / path).symlink_to(Path(str(distribution.locate_file(path))))
