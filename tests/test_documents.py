@@ -40,6 +40,8 @@ TESTED = [
     (r"^tcpdump\b", "needs a capture of a network interface, which only root may take"),
     (r"^curl (-N )?'?localhost", "tests/live/test_commands.py::test_curl_shows_the_stream_and_the_polls"),
     (r"manage\.py check\b", "tests/test_checks.py::"),
+    (r"manage\.py polls\b", "the tests of the command read logs that a real nginx has written"),
+    (r"^diff ", "tests/live/test_readme_live.py::test_what_was_polled_is_live_by_the_lines_of_the_readme"),
     (r"^pip install 'gunicorn\[http2\]'|^gunicorn .*--http-protocols", "tests/live/test_proxies.py::"),
     (r"^gunicorn mysite\.[aw]sgi\b|^systemctl\b|^curl .*--retry", "tests/live/test_proxies.py::"),
     (r"^(nginx|haproxy|caddy|ini) ", "tests/live/test_proxies.py::"),

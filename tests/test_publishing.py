@@ -64,9 +64,9 @@ def test_types_that_mean_something_to_the_client_are_reserved(type: str) -> None
         publish("a", 1, type=type)
 
 
-def test_they_are_those_that_feed_js_does_not_take_from_a_stream() -> None:
-    feed = Path(publishing.__file__).with_name("static") / "events" / "feed.js"
-    reserved = re.search(r"RESERVED = new Set\((.*)\);", feed.read_text())
+def test_they_are_those_that_the_browser_s_reader_does_not_take_from_a_stream() -> None:
+    reader = Path(publishing.__file__).with_name("static") / "events" / "reader.js"
+    reserved = re.search(r"RESERVED = new Set\((.*)\);", reader.read_text())
     assert reserved
     assert set(json.loads(reserved[1])) == RESERVED_TYPES
 

@@ -67,7 +67,7 @@ class Answers {
     const write = (name, text) => (this.#lane.querySelector(`[data-show="status-${name}"]`).textContent = text);
     write("load", this.#last || "–");
     write("asked", format.times(this.#lane.dataset.statusLane === "poll" ? this.#answers : this.#opened));
-    write("news", format.count(this.#news));
+    write("news", format.times(this.#news));
   }
 }
 

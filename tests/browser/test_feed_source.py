@@ -120,7 +120,7 @@ class Recorder:
             self.polls.append((tag, status))
             respond(status, message)
 
-        exchange.send_response = record  # type: ignore[method-assign]
+        exchange.send_response = record  # type: ignore[assignment, method-assign]
         return exchange.pass_on()
 
 
