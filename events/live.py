@@ -6,20 +6,22 @@
 
 The same URL answers `Accept: text/event-stream` with a stream of the view's present answer and each one that differs,
 and everybody else as before, with an ETag. While somebody listens the view is evaluated again, once for all who ask the
-same: through all of the project's middleware, with the headers of one of them, as their poll would be.
+same: through all of the project's middleware, with the headers of one of them, as their poll would be. The first answer
+is made in the same way, within the request for the stream; so the middleware runs twice for that request.
 
-Two requests ask the same if HTTP caching says so: one URL, and the same in the headers that `Vary` names. An answer that
-is private, or that was made from a session, from `Authorization` or from any header that the view has looked at, is
-shared with nobody who sends another one.
+Two requests ask the same if they have one URL and agree in every header and cookie that the answer may depend on: those
+that `Vary` names, and those that the view, a template or any middleware has looked at while the answer was made. A
+session that was read, or an answer that is private, counts as the whole `Cookie` header.
 """
 
 import io
 import logging
 import math
 import os
+import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from functools import lru_cache, wraps
@@ -28,6 +30,8 @@ from heapq import heappop, heappush
 from inspect import iscoroutinefunction
 from typing import Any, NamedTuple, TypeVar, cast
 
+from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.core import signals
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
@@ -35,7 +39,6 @@ from django.core.handlers.wsgi import WSGIRequest
 from django.core.signals import setting_changed
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.http.request import HttpHeaders
-from django.http.response import ResponseHeaders
 from django.template.response import SimpleTemplateResponse
 from django.urls import get_script_prefix, set_script_prefix
 from django.utils.cache import get_conditional_response, patch_vary_headers
@@ -63,10 +66,19 @@ from events.wire import Event, encode_retry
 
 STREAM = "text/event-stream"
 _CHANNEL = "!live:"  # what the channels of live views begin with: no name that can be asked for or published to
-_EVALUATION = "events.live.evaluation"  # in the META of a request that an evaluation makes
+_EVALUATION = "_events_live_evaluation"  # an attribute of a request that an evaluation makes
 _THREADS = 4  # in which views are evaluated: more that wait for the database would take its connections from requests
 _SOONEST = 0.05  # seconds between two evaluations of the same, however many events ask for one
+_RETRY = 2.0  # seconds until a view that has failed is asked again, where `every` is not sooner
 _CONDITIONS = frozenset({"IF_NONE_MATCH", "IF_MODIFIED_SINCE", "IF_MATCH", "IF_UNMODIFIED_SINCE", "RANGE", "IF_RANGE"})
+_CONDITIONS |= {"LAST_EVENT_ID", "ACCEPT_ENCODING"}
+_OF_THE_BODY = frozenset({"Content-Length", "ETag", "Last-Modified", "Expires", "Content-Disposition", "Accept-Ranges"})
+# Of META: what each evaluation has for itself, and what is in the key anyway.
+_SAME = frozenset(
+    {"HTTP_", "HTTP_HOST", "PATH_INFO", "QUERY_STRING", "SCRIPT_NAME", "REQUEST_METHOD", "CONTENT_LENGTH"}
+)
+_SAME |= {"wsgi.input", "wsgi.errors", "CSRF_COOKIE_NEEDS_UPDATE"}
+_LEARNED = 4096  # addresses
 _SCOPE = frozenset(  # what of an ASGI scope is kept to make the request again
     {"type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path", "headers"}
     | {"client", "server"}
@@ -106,23 +118,50 @@ def live(
 
     def decorate(view: View) -> View:
         name = f"{view.__module__}.{getattr(view, '__qualname__', view)}"
+        answer: Any
         if iscoroutinefunction(view):
 
             @wraps(view)
             async def answer_async(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
                 visit = _Visit(plan, name, request, args, kwargs)
-                return visit.finish(await view(visit.prepare(), *args, **kwargs))
+                if visit.wants_stream:
+                    return await sync_to_async(visit.open_stream)()
+                return visit.finish(await view(request, *args, **kwargs))
 
-            return answer_async  # type: ignore[return-value]
+            answer = answer_async
+        else:
 
-        @wraps(view)
-        def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-            visit = _Visit(plan, name, request, args, kwargs)
-            return visit.finish(view(visit.prepare(), *args, **kwargs))
+            @wraps(view)
+            def answer_sync(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+                visit = _Visit(plan, name, request, args, kwargs)
+                if visit.wants_stream:
+                    return visit.open_stream()
+                return visit.finish(view(request, *args, **kwargs))
 
-        return answer  # type: ignore[return-value]
+            answer = answer_sync
+        if "rest_framework" in sys.modules:
+            # @api_view, if it comes next, takes this from the function, and would answer 406 before we are asked.
+            vars(answer).setdefault("content_negotiation_class", _negotiation())
+        return answer  # type: ignore[no-any-return]
 
     return decorate
+
+
+@lru_cache(maxsize=1)
+def _negotiation() -> type:
+    from rest_framework.settings import api_settings
+
+    base: Any = api_settings.DEFAULT_CONTENT_NEGOTIATION_CLASS
+
+    class Negotiation(base):  # type: ignore[misc]
+        """The project's own, but for an EventSource: no renderer has its type, and none renders the stream."""
+
+        def select_renderer(self, request: Any, renderers: Any, format_suffix: Any = None) -> Any:
+            if request.method in ("GET", "HEAD") and _asks_for_stream(request):
+                return renderers[0], renderers[0].media_type
+            return super().select_renderer(request, renderers, format_suffix)
+
+    return Negotiation
 
 
 @dataclass(frozen=True)
@@ -142,26 +181,8 @@ class _Visit:
         self.given = request
         self.request: HttpRequest = getattr(request, "_request", request)  # of Django REST framework
         self.args, self.kwargs = args, kwargs
-        self.is_evaluation = bool(request.META.get(_EVALUATION))
+        self.is_evaluation = _EVALUATION in vars(self.request)
         self.wants_stream = not self.is_evaluation and request.method in ("GET", "HEAD") and _asks_for_stream(request)
-        self.looked: set[str] = set()
-
-    def prepare(self) -> HttpRequest:
-        """The request that the view is called with: of one that asks for a stream, as its poll would be."""
-        request = self.request
-        if self.wants_stream:
-            self.last_event_id = request.headers.get("Last-Event-ID") or request.GET.get("lastEventId", "")
-            self.again = _Again(request, self.plan.headers)
-            request.META = _Watched(self.again.altered(request.META), self.looked)
-        elif self.is_evaluation:
-            request.META = _Watched(request.META, self.looked)
-        else:
-            return self.given
-        for cached in ("accepted_types", "accepted_types_by_precedence"):
-            vars(request).pop(cached, None)
-        request.headers = _WatchedHeaders(request.META, self.looked)
-        request.COOKIES = _WatchedCookies(request.COOKIES, self.looked)
-        return self.given
 
     def channels(self) -> frozenset[str]:
         """At events in which the view is evaluated. Raises what the function in the decorator does."""
@@ -169,23 +190,16 @@ class _Visit:
         return frozenset((on(self.given, *self.args, **self.kwargs) if callable(on) else on) or ())
 
     def finish(self, response: HttpResponseBase) -> HttpResponseBase:
-        self.looked = set(self.looked)  # what middleware looks at from here on says nothing of the answer
-        if self.is_evaluation:
-            self.request.META[_EVALUATION].looked |= self.looked
-            return response
+        """The answer to a poll, or of an evaluation."""
         if self.request.method not in ("GET", "HEAD"):
             return response
         if isinstance(response, SimpleTemplateResponse) and not response.is_rendered:
-            if not self.wants_stream:
-                response.add_post_render_callback(self._finish)
-                return response
-            response = response.render()
+            response.add_post_render_callback(self._finish)
+            return response
         return self._finish(response)
 
     def _finish(self, response: HttpResponseBase) -> HttpResponseBase:
         patch_vary_headers(response, ("Accept",))
-        if self.wants_stream and response.status_code == 200:
-            return self._stream(response)
         if response.status_code != 200 or response.streaming or not isinstance(response, HttpResponse):
             return response
         response.headers.setdefault("ETag", _etag_of(response.content))
@@ -193,28 +207,52 @@ class _Visit:
             return conditional
         return response
 
-    def _stream(self, response: HttpResponseBase) -> HttpResponseBase:
-        if reason := _why_not(response):
-            _tell_once(self.name, reason)
-            return response
-        if self.request.method == "HEAD":
-            return describe_stream(self.request)
+    def open_stream(self) -> HttpResponseBase:
+        """The stream, or what a poll would be answered, where that is not to be streamed."""
+        is_head = self.request.method == "HEAD"
+        address = address_of(self.request) if get_config().MAX_STREAMS_PER_ADDRESS else ""
         try:
-            address = address_of(self.request) if get_config().MAX_STREAMS_PER_ADDRESS else ""
-            get_hub().check_slots(capacity(self.request), user_of(self.request), address)
+            if not is_head:
+                get_hub().check_slots(capacity(self.request), "", address)
+            again = _Again(self.request, self.plan.headers)
+            reply = again.ask(is_in_request=True)
+            if reply.why_not:
+                _tell_once(self.name, reply.why_not)
+            if not reply.answer:
+                return reply.response
+            if is_head:
+                return describe_stream(self.request)
+            stream = _evaluator.join(self, again, reply, address)
         except (Full, TooMany, Unavailable) as error:
             status, text = (429, str(error)) if isinstance(error, TooMany) else (503, "No stream can be had now; poll.")
-            headers = {"Retry-After": "10", "Cache-Control": "no-store"}
+            headers = {"Retry-After": "10", "Cache-Control": "no-store", "Vary": "Accept"}
             return JsonResponse({"error": text}, status=status, headers=headers)
-        return LiveResponse(self, response)  # type: ignore[arg-type]
+        return LiveResponse(self.request, stream, reply.response)
+
+
+_ALL = "*"  # among what was looked at: everything that the client has sent
 
 
 class _Watched(dict[str, Any]):
-    """A request's META that notes which of the client's headers are looked at."""
+    """What a client has sent: it notes under which names it was looked at."""
 
-    def __init__(self, items: Mapping[str, Any], looked: set[str]) -> None:
+    def __init__(self, items: Mapping[str, Any], looked: set[str], kind: str) -> None:
         super().__init__(items)
-        self._looked = looked
+        self._looked, self._kind = looked, kind
+
+    def _note(self, key: object) -> None:
+        if self._kind == "cookie:":
+            # They ask for their cookie each time. What comes of it is looked at in other ways, of which each counts:
+            # the session is watched itself, and whoever asks for a CSRF token sets a cookie.
+            asking = sys._getframe(2).f_globals.get("__name__")
+            if (key, asking) in (
+                (settings.SESSION_COOKIE_NAME, "django.contrib.sessions.middleware"),
+                (settings.CSRF_COOKIE_NAME, "django.middleware.csrf"),
+            ):
+                return
+        elif key == "CSRF_COOKIE":
+            self._looked.add(f"cookie:{settings.CSRF_COOKIE_NAME}")
+        self._looked.add(f"{self._kind}{key}")
 
     def __getitem__(self, key: str) -> Any:
         self._note(key)
@@ -224,76 +262,202 @@ class _Watched(dict[str, Any]):
         self._note(key)
         return super().get(key, default)
 
-    def _note(self, key: str) -> None:
-        if isinstance(key, str) and (key.startswith("HTTP_") or key in ("REMOTE_ADDR", "REMOTE_USER")):
-            self._looked.add(key)
+    def __contains__(self, key: object) -> bool:
+        self._note(key)
+        return super().__contains__(key)
+
+    def pop(self, key: str, *default: Any) -> Any:
+        self._note(key)
+        return super().pop(key, *default)
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        self._note(key)
+        return super().setdefault(key, default)
+
+
+def _watch_all(name: str) -> None:
+    """Let this method of a _Watched note that it was looked at as a whole."""
+    method: Any = getattr(dict, name)
+
+    def watched(self: _Watched, *args: Any) -> Any:
+        self._looked.add(_ALL)
+        return method(self, *args)
+
+    setattr(_Watched, name, wraps(method)(watched))
+
+
+for _name in ("__iter__", "__reversed__", "__len__", "__eq__", "__ne__", "__repr__", "__or__", "__ror__"):
+    _watch_all(_name)
+for _name in ("items", "keys", "values", "copy", "popitem"):
+    _watch_all(_name)
 
 
 class _WatchedHeaders(HttpHeaders):
     """The same of `request.headers`."""
 
-    def __init__(self, meta: "_Watched", looked: set[str]) -> None:
-        super().__init__(dict(meta.items()))
-        self._looked = looked
+    def __init__(self, meta: "_Watched") -> None:
+        super().__init__(dict(dict.items(meta)))
+        self._looked = meta._looked
 
     def __getitem__(self, key: str) -> str:
-        self._looked.add(f"HTTP_{key.upper().replace('-', '_')}")
+        name = key.upper().replace("-", "_")
+        self._looked.add(name if name in self.UNPREFIXED_HEADERS else f"HTTP_{name}")
         return super().__getitem__(key)
-
-
-class _WatchedCookies(dict[str, str]):
-    """The same of `request.COOKIES`, which all come in one header."""
-
-    def __init__(self, items: Mapping[str, str], looked: set[str]) -> None:
-        super().__init__(items)
-        self._looked = looked
-
-    def __getitem__(self, key: str) -> str:
-        self._looked.add("HTTP_COOKIE")
-        return super().__getitem__(key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        self._looked.add("HTTP_COOKIE")
-        return super().get(key, default)
 
     def __iter__(self) -> Iterator[str]:
-        self._looked.add("HTTP_COOKIE")
+        self._looked.add(_ALL)
         return super().__iter__()
 
-    def __contains__(self, key: object) -> bool:
-        self._looked.add("HTTP_COOKIE")
-        return super().__contains__(key)
+    def __len__(self) -> int:
+        self._looked.add(_ALL)
+        return super().__len__()
+
+
+class _WatchedRequest:
+    """A request of an evaluation. Each way to what the client has sent is watched, from the first middleware on."""
+
+    def _watch(self, meta: Mapping[str, Any], again: "_Again") -> None:
+        request: Any = self
+        again.cookies = dict(request.COOKIES)
+        request.META = request.environ = _Watched(meta, again.looked, "")
+        request.COOKIES = _Watched(again.cookies, again.looked, "cookie:")
+        vars(request).pop("headers", None)
+        request.headers = _WatchedHeaders(request.META)
+        vars(request)[_EVALUATION] = True
+
+    @property
+    def session(self) -> Any:
+        """Django's sessions note that they were read (`accessed`), but not that they were asked for their key."""
+        try:
+            return vars(self)["session"]
+        except KeyError:
+            raise AttributeError("session") from None
+
+    @session.setter
+    def session(self, session: Any) -> None:
+        if hasattr(session, "accessed"):
+            session.__class__ = _watched_session(type(session))
+        vars(self)["session"] = session
+
+
+@lru_cache(maxsize=8)
+def _watched_session(base: Any) -> type:
+    class Session(base):  # type: ignore[misc]
+        @property
+        def session_key(self) -> Any:
+            self.accessed = True
+            return self._session_key
+
+    return Session
+
+
+class _WatchedWSGIRequest(_WatchedRequest, WSGIRequest):
+    pass
+
+
+class _WatchedASGIRequest(_WatchedRequest, ASGIRequest):
+    pass
 
 
 class _Again:
     """What is needed to make a visitor's request again: once more for each evaluation."""
 
     def __init__(self, request: HttpRequest, headers: Mapping[str, str]) -> None:
-        self.prefix = get_script_prefix()
-        self.headers = headers
+        self.is_in_test = is_in_test(request)
         self.looked: set[str] = set()
-        self.meta = dict(request.META)  # as the client sent it
+        self.cookies: dict[str, str] = {}
+        self._prefix = get_script_prefix()
+        # Without what would have an answer changed for this client alone: a condition, a range, an encoding.
+        dropped = {f"HTTP_{name}" for name in _CONDITIONS}
+        self.meta = {key: value for key, value in request.META.items() if key not in dropped}
+        self.meta |= {f"HTTP_{name}": value for name, value in headers.items()}
         self._scope = None
         if isinstance(request, ASGIRequest):
             self._scope = {key: value for key, value in request.scope.items() if key in _SCOPE}
 
-    def altered(self, meta: Mapping[str, Any]) -> dict[str, Any]:
-        kept = {key: value for key, value in meta.items() if key.removeprefix("HTTP_") not in _CONDITIONS}
-        kept.pop("HTTP_LAST_EVENT_ID", None)
-        return kept | {f"HTTP_{name}": value for name, value in self.headers.items()}
+    def ask(self, is_in_request: bool = False) -> "_Reply":
+        """Answer the request as a server would, and end it.
 
-    def request(self) -> HttpRequest:
+        `is_in_request`: in the thread of a request that goes on, and needs its database connections. In a context of
+        its own: what is noted there is nobody else's.
+        """
+        return Context().run(self._ask, is_in_request or self.is_in_test)
+
+    def _ask(self, is_in_request: bool) -> "_Reply":
+        set_script_prefix(self._prefix)
+        sender = _handler().__class__
+        if not is_in_request:
+            environment = {"environ": self.meta} if self._scope is None else {"scope": self._scope}
+            signals.request_started.send(sender=sender, **environment)
+        request = self._request()
+        response = _handler().get_response(request)
+        reply = self._reply(request, response)
+        if not is_in_request:
+            vars(response)["_handler_class"] = sender  # the sender of request_finished
+            response.close()
+        return reply
+
+    def _request(self) -> HttpRequest:
         self.looked = set()
-        request: HttpRequest
+        request: Any
         if self._scope is not None:
-            request = ASGIRequest(self._scope, io.BytesIO())
-            request.META = self.altered(request.META)
+            request = _WatchedASGIRequest(self._scope, io.BytesIO())
+            request._watch(self.meta, self)
+            request.scope = _Watched(self._scope, self.looked, _ALL)
         else:
-            environ = self.altered(self.meta) | {"wsgi.input": io.BytesIO(), "CONTENT_LENGTH": "0"}
-            request = WSGIRequest(environ)
-        vars(request).pop("headers", None)
-        request.META[_EVALUATION] = self
-        return request
+            request = _WatchedWSGIRequest(self.meta | {"wsgi.input": io.BytesIO(), "CONTENT_LENGTH": "0"})
+            request._watch(request.META, self)
+        return cast(HttpRequest, request)
+
+    def _reply(self, request: HttpRequest, response: HttpResponseBase) -> "_Reply":
+        if response.status_code != 200:
+            return _Reply(response)
+        if why_not := _why_not(response):
+            return _Reply(response, why_not)
+        content = cast(HttpResponse, response)
+        try:
+            text = content.content.decode(content.charset)
+        except (UnicodeError, LookupError):
+            return _Reply(response, "its answer is not text in its charset")
+        answer = _Answer(text, response.get("ETag") or _etag_of(content.content))
+        key = self._key(request, response)
+        return _Reply(response, "", answer, key, user_of(request))
+
+    def _key(self, request: HttpRequest, response: HttpResponseBase) -> "_Key":
+        """Of the response as it has left all middleware."""
+        names = {f"HTTP_{name.strip().upper().replace('-', '_')}" for name in response.get("Vary", "").split(",")}
+        names |= self.looked
+        caching = {part.strip().lower() for part in response.get("Cache-Control", "").split(",")}
+        session = vars(request).get("session")
+        if caching & {"private", "no-store"} or any(part.startswith("private=") for part in caching):
+            names |= {"HTTP_COOKIE", "REMOTE_USER"}
+        if session is not None and getattr(session, "accessed", True):
+            names.add("HTTP_COOKIE")
+        names.add("HTTP_AUTHORIZATION")
+        if any(name.startswith(_ALL) for name in names):
+            names = set(self.meta)
+        host, path = request.get_host(), request.get_full_path()
+        names = _learn(f"{host}{path}", frozenset(name for name in names if name not in _SAME))
+        # Also what was looked at and not there: who sends it may be answered otherwise.
+        return _Key(request.scheme or "", host, path, tuple((name, self._sent(name)) for name in sorted(names)))
+
+    def _sent(self, name: str) -> str | None:
+        kind, colon, cookie = name.partition("cookie:")
+        if colon and not kind:
+            return self.cookies.get(cookie)
+        return str(self.meta[name]) if name in self.meta else None
+
+
+# What evaluations of an address have looked at. One that looks at less, as it had no need to, asks no other question.
+_learned: dict[str, frozenset[str]] = {}
+
+
+def _learn(address: str, names: frozenset[str]) -> frozenset[str]:
+    if len(_learned) >= _LEARNED:
+        _learned.clear()
+    names |= _learned.get(address, frozenset())
+    _learned[address] = names
+    return names
 
 
 class _Answer(NamedTuple):
@@ -306,10 +470,14 @@ class _Answer(NamedTuple):
         return Event(self.etag, channel, "message", self.text)
 
 
-def _answer_of(response: HttpResponse) -> _Answer:
-    return _Answer(
-        response.content.decode(response.charset, "replace"), response.get("ETag") or _etag_of(response.content)
-    )
+class _Reply(NamedTuple):
+    """What came of an evaluation; without an answer it is nothing to stream."""
+
+    response: HttpResponseBase
+    why_not: str = ""
+    answer: _Answer | None = None
+    key: "_Key | None" = None
+    user: str = ""  # whom it was made for, where it was made for a user
 
 
 def _etag_of(content: bytes) -> str:
@@ -329,16 +497,10 @@ def _why_not(response: HttpResponseBase) -> str:
         return "its response is streamed itself"
     if len(response.content) > limit:
         return f"its answer has {len(response.content):,} bytes, more than EVENTS['MAX_EVENT_BYTES'], {limit:,}"
-    if reason := _why_not_shared(response):
-        return reason
     if response.has_header("Content-Encoding"):
         return "its answer is encoded"
-    if "\n" in response.get("ETag", "") or "\r" in response.get("ETag", ""):
-        return "its ETag has a line break"
-    return ""
-
-
-def _why_not_shared(response: HttpResponseBase) -> str:
+    if "\0" in response.get("ETag", ""):
+        return "its ETag is no id of an event"
     if response.cookies:
         return f"its answer sets a cookie: {', '.join(response.cookies)}"
     if "*" in response.get("Vary", ""):  # RFC 9110, 12.5.5
@@ -357,28 +519,12 @@ def _tell_once(view: str, reason: str) -> None:
 
 
 class _Key(NamedTuple):
-    """Who asks the same: where, and the values of the headers that count."""
+    """Who asks the same: where, and what they have sent under the names that count."""
 
     scheme: str
     host: str
     path: str
-    headers: tuple[tuple[str, str], ...]
-
-
-def _key_of(request: HttpRequest, headers: ResponseHeaders, looked: Iterable[str], meta: Mapping[str, Any]) -> _Key:
-    """`meta`: of the request, as the client sent it; `headers`: of the response, as it has left all middleware."""
-    names = {f"HTTP_{name.strip().upper().replace('-', '_')}" for name in headers.get("Vary", "").split(",")}
-    names |= {name for name in looked if name not in ("HTTP_HOST", "HTTP_ACCEPT")}
-    names -= {"HTTP_ACCEPT", "HTTP_"}
-    caching = {part.strip().lower() for part in headers.get("Cache-Control", "").split(",")}
-    session = getattr(request, "session", None)
-    if caching & {"private", "no-store"} or any(part.startswith("private=") for part in caching):
-        names |= {"HTTP_COOKIE", "HTTP_AUTHORIZATION", "REMOTE_USER"}
-    if getattr(session, "accessed", False):
-        names.add("HTTP_COOKIE")
-    names.add("HTTP_AUTHORIZATION")
-    values = tuple(sorted((name, str(meta[name])) for name in names if name in meta))
-    return _Key(request.scheme or "", request.get_host(), request.get_full_path(), values)
+    sent: tuple[tuple[str, str | None], ...]
 
 
 class LiveStream(EventStream):
@@ -410,6 +556,8 @@ class LiveStream(EventStream):
                 source.is_asked = False
                 due = time.monotonic() + source.plan.every
                 source.evaluate()
+                if source.has_failed:
+                    due = min(due, time.monotonic() + _RETRY)
             if frames := self.read_now():
                 yield frames
             else:
@@ -426,61 +574,12 @@ class LiveStream(EventStream):
 
 
 class LiveResponse(EventStreamResponse):
-    """The open stream of a live view. Whom it is shared with is known once all middleware has seen the response."""
+    """The open stream of a live view, with the headers of the answer that it begins with."""
 
-    def __init__(self, visit: _Visit, response: HttpResponse) -> None:
-        self._visit: _Visit | None = visit
-        self._plain = response
-        self._is_async = isinstance(visit.request, ASGIRequest)
-        self._begin(self._pieces_async() if self._is_async else self._pieces())
-        for name in response.headers.keys() - self.headers.keys() - {"Content-Length", "ETag"}:
-            self.headers[name] = response.headers[name]
-
-    def items(self) -> Any:
-        self._open()
-        return super().items()
-
-    def detach(self) -> EventStream | None:
-        self._open()
-        return super().detach() if self._stream else None
-
-    def _pieces(self) -> Iterator[bytes]:
-        self._open()
-        if self._stream:
-            yield from self._stream
-        else:
-            yield self._plain.content
-
-    async def _pieces_async(self) -> AsyncIterator[bytes]:
-        self._open()
-        if self._stream:
-            async for piece in self._stream:
-                yield piece
-        else:
-            yield self._plain.content
-
-    def _open(self) -> None:
-        """Find out who asks the same, and open the stream; or answer as a poll is answered."""
-        visit, self._visit = self._visit, None
-        if not visit:
-            return
-        if reason := _why_not_shared(self):
-            _tell_once(visit.name, reason)
-        else:
-            try:
-                key = _key_of(visit.request, self.headers, visit.looked, visit.again.meta)
-                self._stream = _evaluator.join(key, visit, _answer_of(self._plain))
-                return
-            except (Full, TooMany, Unavailable):
-                pass  # there was room a moment ago
-        for name in ("Content-Encoding", "Content-Type", "Cache-Control", "X-Accel-Buffering"):
-            del self.headers[name]
-        for name, value in self._plain.headers.items():
-            self.headers[name] = value
-
-    def close(self) -> None:
-        self._visit = None
-        super().close()
+    def __init__(self, request: HttpRequest, stream: LiveStream, first: HttpResponseBase) -> None:
+        self._begin(aiter(stream) if isinstance(request, ASGIRequest) else iter(stream), stream)
+        for name in first.headers.keys() - self.headers.keys() - _OF_THE_BODY:
+            self.headers[name] = first.headers[name]
 
 
 class _Source:
@@ -499,21 +598,25 @@ class _Source:
         self.is_evaluating = False
         self.is_asked = False  # by an event, while it was being evaluated
         self.is_manual = is_in_test(visit.request)
+        self.has_failed = False
         self.on = on
         self._evaluator = evaluator
         self._lock = threading.Lock()  # before the hub's
         self._listeners: dict[Subscription, _Again] = {}
         self._evaluations = self._changes = 0
 
-    def join(self, visit: _Visit, answer: _Answer, user: str, address: str) -> LiveStream | None:
+    def join(self, visit: _Visit, again: _Again, answer: _Answer, user: str, address: str) -> LiveStream | None:
         """A stream from this answer on; None when the last listener has just left."""
         with self._lock:
             if self.is_ended:
                 return None
             subscription = self.hub.subscribe([self.channel], capacity(visit.request), user, address)
-            self._listeners[subscription] = visit.again
+            self._listeners[subscription] = again
             self._take(answer)
-        return LiveStream(subscription, self, visit.last_event_id)
+        request = visit.request
+        return LiveStream(
+            subscription, self, request.headers.get("Last-Event-ID") or request.GET.get("lastEventId", "")
+        )
 
     def leave(self, subscription: Subscription) -> None:
         """One has left. From any thread, also while the garbage collector runs."""
@@ -536,25 +639,19 @@ class _Source:
                 self._end()
                 return
         counters.evaluations += 1
-        request = again.request()
-        response = Context().run(
-            _respond, request, again.prefix, self.is_manual
-        )  # what it notes there is nobody else's
-        if response.status_code >= 500 or response.status_code in (408, 425, 429):
-            _failed.hit(view=self.view, path=self.key.path, status=response.status_code)
+        reply = again.ask()
+        status = reply.response.status_code
+        self.has_failed = status >= 500 or status in (408, 425, 429)
+        if self.has_failed:
+            _failed.hit(view=self.view, path=self.key.path, status=status)
             return
-        why_not = "" if response.status_code != 200 else _why_not(response)
-        if why_not:
-            _tell_once(self.view, why_not)
-        if response.status_code != 200 or why_not or self._is_anothers(request, response, again):
-            with self._lock:
-                self._end()  # the client's next request is told why, or is told apart from the others
-            return
+        if reply.why_not:
+            _tell_once(self.view, reply.why_not)
         with self._lock:
-            self._take(_answer_of(cast(HttpResponse, response)))
-
-    def _is_anothers(self, request: HttpRequest, response: HttpResponseBase, again: _Again) -> bool:
-        return _key_of(request, response.headers, again.looked, again.meta) != self.key
+            if reply.answer and reply.key == self.key:
+                self._take(reply.answer)
+            else:  # the client's next request is told why, or is told apart from the others
+                self._end()
 
     def _take(self, answer: _Answer) -> None:
         self._evaluations += 1
@@ -604,11 +701,10 @@ class _Evaluator:
         self._hub: Hub | None = None
         self.left: list[tuple[_Source, Subscription]] = []  # appended to without a lock
 
-    def join(self, key: _Key, visit: _Visit, answer: _Answer) -> LiveStream:
+    def join(self, visit: _Visit, again: _Again, reply: _Reply, address: str) -> LiveStream:
         """Raises Full, TooMany and Unavailable."""
         hub = get_hub()
-        user = user_of(visit.request)
-        address = address_of(visit.request) if get_config().MAX_STREAMS_PER_ADDRESS else ""
+        key, answer = cast(_Key, reply.key), cast(_Answer, reply.answer)
         on = visit.channels()
         while True:
             with self._changed:
@@ -631,7 +727,7 @@ class _Evaluator:
             if is_new_hub:
                 hub.listen(self)
             try:
-                if stream := source.join(visit, answer, user, address):
+                if stream := source.join(visit, again, answer, reply.user, address):
                     return stream
             except BaseException:
                 source.remove()
@@ -704,7 +800,7 @@ class _Evaluator:
                 source.is_evaluating = False
                 if not source.is_ended:
                     now = time.monotonic()
-                    soon = began + _SOONEST if source.is_asked else math.inf
+                    soon = began + _SOONEST if source.is_asked else now + _RETRY if source.has_failed else math.inf
                     source.is_asked = False
                     self._schedule(source, max(now, min(began + source.plan.every, soon)))
 
@@ -748,20 +844,6 @@ def _handler() -> BaseHandler:
     handler = BaseHandler()
     handler.load_middleware()
     return handler
-
-
-def _respond(request: HttpRequest, prefix: str, is_in_test: bool) -> HttpResponseBase:
-    """Answer a request as a server would, and end it."""
-    set_script_prefix(prefix)
-    if is_in_test:  # whose connection is not to be closed
-        return _handler().get_response(request)
-    sender = _handler().__class__
-    environment = {"scope": request.scope} if isinstance(request, ASGIRequest) else {"environ": request.META}
-    signals.request_started.send(sender=sender, **environment)
-    response = _handler().get_response(request)
-    vars(response)["_handler_class"] = sender  # the sender of request_finished
-    response.close()
-    return response
 
 
 _evaluator = _Evaluator()
