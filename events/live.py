@@ -6,14 +6,16 @@
 
 The same URL answers `Accept: text/event-stream` with a stream of the view's present answer and each one that differs,
 and everybody else as before, with an ETag. While somebody listens the view is evaluated again, once for all who ask the
-same: through all of the project's middleware, with the headers of one of them, as their poll would be. The first answer
-is made in the same way, within the request for the stream; so the middleware runs twice for that request.
+same: through all of the project's middleware, with the headers of one of them, as their poll would be. So is the first
+answer, within the request for the stream, unless others were told one a moment ago; what middleware counts, and a
+session that is saved on every request, see each evaluation as the poll that it stands for.
 
-Two requests ask the same if they have one URL and agree in every header and cookie that the answer may depend on: those
-that `Vary` names, and those that the view, a template or any middleware has looked at while the answer was made. A
-session that was read, or an answer that is private, counts as the whole `Cookie` header.
+An answer is shared by those who ask for the same URL and have sent the same in every header and cookie that it was made
+from: those that its `Vary` names, and those that the view, a template or any middleware has looked at. Where a session
+was read, where the answer is `private`, and with `Authorization`, nobody else has sent the same.
 """
 
+import asyncio
 import io
 import logging
 import math
@@ -21,24 +23,22 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from hashlib import blake2b
 from heapq import heappop, heappush
-from inspect import iscoroutinefunction
+from inspect import isawaitable
 from typing import Any, NamedTuple, TypeVar, cast
 
-from asgiref.sync import sync_to_async
-from django.conf import settings
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.core import signals
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
-from django.core.handlers.wsgi import WSGIRequest
 from django.core.signals import setting_changed
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
-from django.http.request import HttpHeaders
+from django.http.request import parse_cookie
 from django.template.response import SimpleTemplateResponse
 from django.urls import get_script_prefix, set_script_prefix
 from django.utils.cache import get_conditional_response, patch_vary_headers
@@ -50,6 +50,7 @@ from events.conf import get_config
 from events.hub import Hub
 from events.journal import Trouble, tell
 from events.limits import Full, TooMany, address_of
+from events.log import Cursor
 from events.metrics import counters
 from events.process import get_hub
 from events.streams import (
@@ -62,6 +63,7 @@ from events.streams import (
     is_in_test,
 )
 from events.subscription import Subscription
+from events.watched import COOKIE, EVERYTHING, WatchedASGIRequest, WatchedWSGIRequest
 from events.wire import Event, encode_retry
 
 STREAM = "text/event-stream"
@@ -70,18 +72,18 @@ _EVALUATION = "_events_live_evaluation"  # an attribute of a request that an eva
 _THREADS = 4  # in which views are evaluated: more that wait for the database would take its connections from requests
 _SOONEST = 0.05  # seconds between two evaluations of the same, however many events ask for one
 _RETRY = 2.0  # seconds until a view that has failed is asked again, where `every` is not sooner
-_CONDITIONS = frozenset({"IF_NONE_MATCH", "IF_MODIFIED_SINCE", "IF_MATCH", "IF_UNMODIFIED_SINCE", "RANGE", "IF_RANGE"})
-_CONDITIONS |= {"LAST_EVENT_ID", "ACCEPT_ENCODING"}
+_FRESH = 1.0  # seconds in which an answer is told to whoever comes, if its view is not evaluated sooner anyway
+_URL = ("wsgi.url_scheme", "HTTP_HOST", "SERVER_NAME", "SERVER_PORT", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING")
+# Of a visitor's headers, those by which this client alone would be answered otherwise.
+_LEFT_OUT = {"HTTP_IF_NONE_MATCH", "HTTP_IF_MODIFIED_SINCE", "HTTP_IF_MATCH", "HTTP_IF_UNMODIFIED_SINCE"}
+_LEFT_OUT |= {"HTTP_RANGE", "HTTP_IF_RANGE", "HTTP_LAST_EVENT_ID", "HTTP_ACCEPT_ENCODING"}
+_LEFT_OUT |= {"CONTENT_TYPE", "CONTENT_LENGTH"}
 _OF_THE_BODY = frozenset({"Content-Length", "ETag", "Last-Modified", "Expires", "Content-Disposition", "Accept-Ranges"})
-# Of META: what each evaluation has for itself, and what is in the key anyway.
-_SAME = frozenset(
-    {"HTTP_", "HTTP_HOST", "PATH_INFO", "QUERY_STRING", "SCRIPT_NAME", "REQUEST_METHOD", "CONTENT_LENGTH"}
-)
-_SAME |= {"wsgi.input", "wsgi.errors", "CSRF_COOKIE_NEEDS_UPDATE"}
-_LEARNED = 4096  # addresses
+_SENT = "events.live.sent"  # in the environ of a request for a stream: what it was before any middleware
+_LEARNED = 4096  # URLs
 _SCOPE = frozenset(  # what of an ASGI scope is kept to make the request again
-    {"type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path", "headers"}
-    | {"client", "server"}
+    {"type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path", "client"}
+    | {"server", "state"}
 )
 _RESTLESS = 5  # answers in a row, each unlike the one before, from the first one on, until that is told
 _SHOWN = 60  # characters of two answers that a line in the log shows
@@ -113,38 +115,43 @@ def live(
         raise ValueError(f"live(every=…) takes seconds, more than 0 and at most 86,400; not {every!r}.")
     if isinstance(on, str) or not (on is None or callable(on) or isinstance(on, list | tuple | set | frozenset)):
         raise TypeError(f"live(on=…) takes a list of channels, or a function that returns one; not {on!r}.")
-    sent = {"ACCEPT": "*/*"} | {name.upper().replace("-", "_"): value for name, value in (headers or {}).items()}
+    sent = {"accept": "*/*"} | {name.lower(): value for name, value in (headers or {}).items()}
+    signals.request_started.connect(_keep_what_was_sent)
     plan = _Plan(math.inf if every is None else float(every), on, sent)
 
     def decorate(view: View) -> View:
         name = f"{view.__module__}.{getattr(view, '__qualname__', view)}"
-        answer: Any
+
+        @wraps(view)
+        def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+            visit = _Visit(plan, name, request, args, kwargs)
+            if visit.wants_stream:
+                return sync_to_async(visit.open_stream)() if _is_in_event_loop() else visit.open_stream()
+            response = view(request, *args, **kwargs)
+            return visit.finish_async(response) if isawaitable(response) else visit.finish(response)
+
         if iscoroutinefunction(view):
-
-            @wraps(view)
-            async def answer_async(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-                visit = _Visit(plan, name, request, args, kwargs)
-                if visit.wants_stream:
-                    return await sync_to_async(visit.open_stream)()
-                return visit.finish(await view(request, *args, **kwargs))
-
-            answer = answer_async
-        else:
-
-            @wraps(view)
-            def answer_sync(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-                visit = _Visit(plan, name, request, args, kwargs)
-                if visit.wants_stream:
-                    return visit.open_stream()
-                return visit.finish(view(request, *args, **kwargs))
-
-            answer = answer_sync
+            markcoroutinefunction(answer)
         if "rest_framework" in sys.modules:
             # @api_view, if it comes next, takes this from the function, and would answer 406 before we are asked.
             vars(answer).setdefault("content_negotiation_class", _negotiation())
-        return answer  # type: ignore[no-any-return]
+        return answer  # type: ignore[return-value]
 
     return decorate
+
+
+def _is_in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _keep_what_was_sent(environ: dict[str, Any] | None = None, **_: Any) -> None:
+    """WSGI's requests have what was sent and what middleware adds in one; an evaluation begins with the former."""
+    if environ and STREAM in environ.get("HTTP_ACCEPT", ""):
+        environ[_SENT] = environ.copy()
 
 
 @lru_cache(maxsize=1)
@@ -184,7 +191,7 @@ class _Visit:
         self.is_evaluation = _EVALUATION in vars(self.request)
         self.wants_stream = not self.is_evaluation and request.method in ("GET", "HEAD") and _asks_for_stream(request)
 
-    def channels(self) -> frozenset[str]:
+    def _channels(self) -> frozenset[str]:
         """At events in which the view is evaluated. Raises what the function in the decorator does."""
         on = self.plan.on
         return frozenset((on(self.given, *self.args, **self.kwargs) if callable(on) else on) or ())
@@ -197,6 +204,9 @@ class _Visit:
             response.add_post_render_callback(self._finish)
             return response
         return self._finish(response)
+
+    async def finish_async(self, response: Awaitable[HttpResponseBase]) -> HttpResponseBase:
+        return self.finish(await response)
 
     def _finish(self, response: HttpResponseBase) -> HttpResponseBase:
         patch_vary_headers(response, ("Accept",))
@@ -214,7 +224,11 @@ class _Visit:
         try:
             if not is_head:
                 get_hub().check_slots(capacity(self.request), "", address)
-            again = _Again(self.request, self.plan.headers)
+            again = _Again(self.request, self.plan.headers, self._channels())
+            stream = None if is_head else _evaluator.find(self, again, address)
+            if stream:
+                return LiveResponse(self.request, stream)
+            head = get_hub().log.head
             reply = again.ask(is_in_request=True)
             if reply.why_not:
                 _tell_once(self.name, reply.why_not)
@@ -222,158 +236,48 @@ class _Visit:
                 return reply.response
             if is_head:
                 return describe_stream(self.request)
-            stream = _evaluator.join(self, again, reply, address)
+            stream = _evaluator.join(self, again, reply, address, head)
         except (Full, TooMany, Unavailable) as error:
             status, text = (429, str(error)) if isinstance(error, TooMany) else (503, "No stream can be had now; poll.")
             headers = {"Retry-After": "10", "Cache-Control": "no-store", "Vary": "Accept"}
             return JsonResponse({"error": text}, status=status, headers=headers)
-        return LiveResponse(self.request, stream, reply.response)
+        return LiveResponse(self.request, stream)
 
 
-_ALL = "*"  # among what was looked at: everything that the client has sent
+class _Key(NamedTuple):
+    """Who asks the same: where, to be evaluated at which events, and what they have sent under the names that count."""
 
+    url: tuple[Any, ...]
+    on: frozenset[str]
+    sent: tuple[tuple[str, str | None], ...]
 
-class _Watched(dict[str, Any]):
-    """What a client has sent: it notes under which names it was looked at."""
-
-    def __init__(self, items: Mapping[str, Any], looked: set[str], kind: str) -> None:
-        super().__init__(items)
-        self._looked, self._kind = looked, kind
-
-    def _note(self, key: object) -> None:
-        if self._kind == "cookie:":
-            # They ask for their cookie each time. What comes of it is looked at in other ways, of which each counts:
-            # the session is watched itself, and whoever asks for a CSRF token sets a cookie.
-            asking = sys._getframe(2).f_globals.get("__name__")
-            if (key, asking) in (
-                (settings.SESSION_COOKIE_NAME, "django.contrib.sessions.middleware"),
-                (settings.CSRF_COOKIE_NAME, "django.middleware.csrf"),
-            ):
-                return
-        elif key == "CSRF_COOKIE":
-            self._looked.add(f"cookie:{settings.CSRF_COOKIE_NAME}")
-        self._looked.add(f"{self._kind}{key}")
-
-    def __getitem__(self, key: str) -> Any:
-        self._note(key)
-        return super().__getitem__(key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        self._note(key)
-        return super().get(key, default)
-
-    def __contains__(self, key: object) -> bool:
-        self._note(key)
-        return super().__contains__(key)
-
-    def pop(self, key: str, *default: Any) -> Any:
-        self._note(key)
-        return super().pop(key, *default)
-
-    def setdefault(self, key: str, default: Any = None) -> Any:
-        self._note(key)
-        return super().setdefault(key, default)
-
-
-def _watch_all(name: str) -> None:
-    """Let this method of a _Watched note that it was looked at as a whole."""
-    method: Any = getattr(dict, name)
-
-    def watched(self: _Watched, *args: Any) -> Any:
-        self._looked.add(_ALL)
-        return method(self, *args)
-
-    setattr(_Watched, name, wraps(method)(watched))
-
-
-for _name in ("__iter__", "__reversed__", "__len__", "__eq__", "__ne__", "__repr__", "__or__", "__ror__"):
-    _watch_all(_name)
-for _name in ("items", "keys", "values", "copy", "popitem"):
-    _watch_all(_name)
-
-
-class _WatchedHeaders(HttpHeaders):
-    """The same of `request.headers`."""
-
-    def __init__(self, meta: "_Watched") -> None:
-        super().__init__(dict(dict.items(meta)))
-        self._looked = meta._looked
-
-    def __getitem__(self, key: str) -> str:
-        name = key.upper().replace("-", "_")
-        self._looked.add(name if name in self.UNPREFIXED_HEADERS else f"HTTP_{name}")
-        return super().__getitem__(key)
-
-    def __iter__(self) -> Iterator[str]:
-        self._looked.add(_ALL)
-        return super().__iter__()
-
-    def __len__(self) -> int:
-        self._looked.add(_ALL)
-        return super().__len__()
-
-
-class _WatchedRequest:
-    """A request of an evaluation. Each way to what the client has sent is watched, from the first middleware on."""
-
-    def _watch(self, meta: Mapping[str, Any], again: "_Again") -> None:
-        request: Any = self
-        again.cookies = dict(request.COOKIES)
-        request.META = request.environ = _Watched(meta, again.looked, "")
-        request.COOKIES = _Watched(again.cookies, again.looked, "cookie:")
-        vars(request).pop("headers", None)
-        request.headers = _WatchedHeaders(request.META)
-        vars(request)[_EVALUATION] = True
-
-    @property
-    def session(self) -> Any:
-        """Django's sessions note that they were read (`accessed`), but not that they were asked for their key."""
-        try:
-            return vars(self)["session"]
-        except KeyError:
-            raise AttributeError("session") from None
-
-    @session.setter
-    def session(self, session: Any) -> None:
-        if hasattr(session, "accessed"):
-            session.__class__ = _watched_session(type(session))
-        vars(self)["session"] = session
-
-
-@lru_cache(maxsize=8)
-def _watched_session(base: Any) -> type:
-    class Session(base):  # type: ignore[misc]
-        @property
-        def session_key(self) -> Any:
-            self.accessed = True
-            return self._session_key
-
-    return Session
-
-
-class _WatchedWSGIRequest(_WatchedRequest, WSGIRequest):
-    pass
-
-
-class _WatchedASGIRequest(_WatchedRequest, ASGIRequest):
-    pass
+    def covers(self, names: frozenset[str]) -> bool:
+        """Whether those who share it have sent the same under these names, too."""
+        return names <= {name for name, _ in self.sent}
 
 
 class _Again:
-    """What is needed to make a visitor's request again: once more for each evaluation."""
+    """What is needed to make a visitor's request again, once more for each evaluation."""
 
-    def __init__(self, request: HttpRequest, headers: Mapping[str, str]) -> None:
+    def __init__(self, request: HttpRequest, headers: Mapping[str, str], on: frozenset[str]) -> None:
+        self.on = on
         self.is_in_test = is_in_test(request)
-        self.looked: set[str] = set()
-        self.cookies: dict[str, str] = {}
         self._prefix = get_script_prefix()
-        # Without what would have an answer changed for this client alone: a condition, a range, an encoding.
-        dropped = {f"HTTP_{name}" for name in _CONDITIONS}
-        self.meta = {key: value for key, value in request.META.items() if key not in dropped}
-        self.meta |= {f"HTTP_{name}": value for name, value in headers.items()}
-        self._scope = None
+        left_out = _LEFT_OUT | {_meta_name(name) for name in headers}
         if isinstance(request, ASGIRequest):
-            self._scope = {key: value for key, value in request.scope.items() if key in _SCOPE}
+            sent = [(name, value) for name, value in request.scope["headers"] if _meta_name(name) not in left_out]
+            sent += [(name.encode("latin1"), value.encode("latin1")) for name, value in headers.items()]
+            scope = {key: value for key, value in request.scope.items() if key in _SCOPE} | {"headers": sent}
+            self._make: Callable[[], Any] = lambda: WatchedASGIRequest(scope, io.BytesIO())
+            self._source: dict[str, Any] = {"scope": scope}
+            self.meta = ASGIRequest(scope, io.BytesIO()).META | {"wsgi.url_scheme": scope.get("scheme")}
+        else:
+            environ = request.META.get(_SENT) or request.META
+            self.meta = {key: value for key, value in environ.items() if key not in left_out and _is_kept(key, value)}
+            self.meta |= {_meta_name(name): value for name, value in headers.items()}
+            self._make = lambda: WatchedWSGIRequest(self.meta | {"wsgi.input": io.BytesIO()})
+            self._source = {"environ": self.meta}
+        self.url = tuple(self.meta.get(name) for name in _URL)
 
     def ask(self, is_in_request: bool = False) -> "_Reply":
         """Answer the request as a server would, and end it.
@@ -383,36 +287,33 @@ class _Again:
         """
         return Context().run(self._ask, is_in_request or self.is_in_test)
 
+    def key(self, names: Iterable[str]) -> _Key:
+        """Also of what was looked at and not there: who sends it may be answered otherwise."""
+        cookies = parse_cookie(self.meta.get("HTTP_COOKIE", ""))
+        sent = {name: self.meta.get(name) for name in names if not name.startswith(COOKIE)}
+        sent |= {name: cookies.get(name.removeprefix(COOKIE)) for name in names if name.startswith(COOKIE)}
+        return _Key(self.url, self.on, tuple(sorted((k, v if v is None else str(v)) for k, v in sent.items())))
+
     def _ask(self, is_in_request: bool) -> "_Reply":
         set_script_prefix(self._prefix)
         sender = _handler().__class__
         if not is_in_request:
-            environment = {"environ": self.meta} if self._scope is None else {"scope": self._scope}
-            signals.request_started.send(sender=sender, **environment)
-        request = self._request()
+            signals.request_started.send(sender=sender, **self._source)
+        began = time.monotonic()
+        request = self._make()
+        vars(request)[_EVALUATION] = True
         response = _handler().get_response(request)
-        reply = self._reply(request, response)
+        reply = self._reply(request, response, began)
         if not is_in_request:
             vars(response)["_handler_class"] = sender  # the sender of request_finished
             response.close()
         return reply
 
-    def _request(self) -> HttpRequest:
-        self.looked = set()
-        request: Any
-        if self._scope is not None:
-            request = _WatchedASGIRequest(self._scope, io.BytesIO())
-            request._watch(self.meta, self)
-            request.scope = _Watched(self._scope, self.looked, _ALL)
-        else:
-            request = _WatchedWSGIRequest(self.meta | {"wsgi.input": io.BytesIO(), "CONTENT_LENGTH": "0"})
-            request._watch(request.META, self)
-        return cast(HttpRequest, request)
-
-    def _reply(self, request: HttpRequest, response: HttpResponseBase) -> "_Reply":
+    def _reply(self, request: Any, response: HttpResponseBase, began: float) -> "_Reply":
         if response.status_code != 200:
             return _Reply(response)
-        if why_not := _why_not(response):
+        cookies = parse_cookie(self.meta.get("HTTP_COOKIE", ""))
+        if why_not := _why_not(response, cookies):
             return _Reply(response, why_not)
         content = cast(HttpResponse, response)
         try:
@@ -420,44 +321,33 @@ class _Again:
         except (UnicodeError, LookupError):
             return _Reply(response, "its answer is not text in its charset")
         answer = _Answer(text, response.get("ETag") or _etag_of(content.content))
-        key = self._key(request, response)
-        return _Reply(response, "", answer, key, user_of(request))
+        return _Reply(response, "", answer, began, self._names(request, response), user_of(request))
 
-    def _key(self, request: HttpRequest, response: HttpResponseBase) -> "_Key":
-        """Of the response as it has left all middleware."""
-        names = {f"HTTP_{name.strip().upper().replace('-', '_')}" for name in response.get("Vary", "").split(",")}
-        names |= self.looked
-        caching = {part.strip().lower() for part in response.get("Cache-Control", "").split(",")}
+    def _names(self, request: Any, response: HttpResponseBase) -> frozenset[str]:
+        """Under which names the answer, as it has left all middleware, depends on what was sent."""
+        names = {_meta_name(name.strip()) for name in response.get("Vary", "").split(",") if name.strip()}
+        names |= request.looks.names | {"HTTP_AUTHORIZATION"}
+        caching = {part.strip().lower().partition("=")[0] for part in response.get("Cache-Control", "").split(",")}
         session = vars(request).get("session")
-        if caching & {"private", "no-store"} or any(part.startswith("private=") for part in caching):
+        if (
+            caching & {"private", "no-store"}
+            or response.cookies
+            or (session is not None and getattr(session, "accessed", True))
+            or "CSRF_COOKIE" in names  # which Django has put there from a cookie
+        ):
             names |= {"HTTP_COOKIE", "REMOTE_USER"}
-        if session is not None and getattr(session, "accessed", True):
-            names.add("HTTP_COOKIE")
-        names.add("HTTP_AUTHORIZATION")
-        if any(name.startswith(_ALL) for name in names):
-            names = set(self.meta)
-        host, path = request.get_host(), request.get_full_path()
-        names = _learn(f"{host}{path}", frozenset(name for name in names if name not in _SAME))
-        # Also what was looked at and not there: who sends it may be answered otherwise.
-        return _Key(request.scheme or "", host, path, tuple((name, self._sent(name)) for name in sorted(names)))
-
-    def _sent(self, name: str) -> str | None:
-        kind, colon, cookie = name.partition("cookie:")
-        if colon and not kind:
-            return self.cookies.get(cookie)
-        return str(self.meta[name]) if name in self.meta else None
+        return frozenset(names | self.meta.keys() if EVERYTHING in names else names)
 
 
-# What evaluations of an address have looked at. One that looks at less, as it had no need to, asks no other question.
-_learned: dict[str, frozenset[str]] = {}
+def _meta_name(header: str | bytes) -> str:
+    name = header.decode("latin1") if isinstance(header, bytes) else header
+    name = name.upper().replace("-", "_")
+    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
 
 
-def _learn(address: str, names: frozenset[str]) -> frozenset[str]:
-    if len(_learned) >= _LEARNED:
-        _learned.clear()
-    names |= _learned.get(address, frozenset())
-    _learned[address] = names
-    return names
+def _is_kept(key: str, value: object) -> bool:
+    """Not what servers add that belongs to the one connection, such as its socket."""
+    return isinstance(value, str) or (key.startswith("wsgi.") and not key.startswith("wsgi.input"))
 
 
 class _Answer(NamedTuple):
@@ -476,7 +366,8 @@ class _Reply(NamedTuple):
     response: HttpResponseBase
     why_not: str = ""
     answer: _Answer | None = None
-    key: "_Key | None" = None
+    began: float = 0.0  # when it was asked for, by the monotonic clock
+    names: frozenset[str] = frozenset()  # under which it depends on what was sent
     user: str = ""  # whom it was made for, where it was made for a user
 
 
@@ -490,8 +381,8 @@ def _asks_for_stream(request: HttpRequest) -> bool:
     return any(one.partition(";")[0].strip().lower() == STREAM for one in accepted)
 
 
-def _why_not(response: HttpResponseBase) -> str:
-    """Why this answer cannot be streamed; empty when it can."""
+def _why_not(response: HttpResponseBase, cookies: Mapping[str, str]) -> str:
+    """Why this answer to who has these cookies cannot be streamed; empty when it can."""
     limit = get_config().MAX_EVENT_BYTES
     if response.streaming or not isinstance(response, HttpResponse):
         return "its response is streamed itself"
@@ -501,8 +392,9 @@ def _why_not(response: HttpResponseBase) -> str:
         return "its answer is encoded"
     if "\0" in response.get("ETag", ""):
         return "its ETag is no id of an event"
-    if response.cookies:
-        return f"its answer sets a cookie: {', '.join(response.cookies)}"
+    # Where sessions are saved on every request, that is the one that the visitor has.
+    if changed := [name for name, cookie in response.cookies.items() if cookie.value != cookies.get(name)]:
+        return f"its answer sets a cookie: {', '.join(changed)}"
     if "*" in response.get("Vary", ""):  # RFC 9110, 12.5.5
         return "its answer varies with what no header tells: Vary: *"
     return ""
@@ -518,25 +410,17 @@ def _tell_once(view: str, reason: str) -> None:
         tell(logging.WARNING, "A live view is answered without a stream", view=view, reason=reason)
 
 
-class _Key(NamedTuple):
-    """Who asks the same: where, and what they have sent under the names that count."""
-
-    scheme: str
-    host: str
-    path: str
-    sent: tuple[tuple[str, str | None], ...]
-
-
 class LiveStream(EventStream):
     """The stream of a live view: hello, the present answer, then each that differs. Only the newest counts."""
 
-    __slots__ = ("_source",)
+    __slots__ = ("_source", "headers")
 
     has_cursor = False
 
     def __init__(self, subscription: Subscription, source: "_Source", last_event_id: str) -> None:
         super().__init__(subscription)
         self._source: _Source | None = source
+        self.headers = source.headers
         config = get_config()
         self.greeting = encode_retry(config.RETRY) + control("hello", None, heartbeat=config.HEARTBEAT)
         answer = source.answer
@@ -576,43 +460,48 @@ class LiveStream(EventStream):
 class LiveResponse(EventStreamResponse):
     """The open stream of a live view, with the headers of the answer that it begins with."""
 
-    def __init__(self, request: HttpRequest, stream: LiveStream, first: HttpResponseBase) -> None:
+    def __init__(self, request: HttpRequest, stream: LiveStream) -> None:
         self._begin(aiter(stream) if isinstance(request, ASGIRequest) else iter(stream), stream)
-        for name in first.headers.keys() - self.headers.keys() - _OF_THE_BODY:
-            self.headers[name] = first.headers[name]
+        for name in stream.headers.keys() - self.headers.keys() - _OF_THE_BODY:
+            self.headers[name] = stream.headers[name]
 
 
 class _Source:
     """What is evaluated for all who ask the same, for as long as one of them listens."""
 
-    def __init__(
-        self, evaluator: "_Evaluator", key: _Key, number: int, visit: _Visit, answer: _Answer, on: frozenset[str]
-    ) -> None:
+    def __init__(self, evaluator: "_Evaluator", key: _Key, number: int, visit: _Visit, reply: _Reply) -> None:
         self.key = key
         self.hub = get_hub()
         self.channel = f"{_CHANNEL}{number}"
         self.plan, self.view = visit.plan, visit.name
-        self.answer = answer
+        self.answer = cast(_Answer, reply.answer)
+        self.headers = reply.response.headers
         self.due = math.inf
         self.is_ended = False
         self.is_evaluating = False
         self.is_asked = False  # by an event, while it was being evaluated
         self.is_manual = is_in_test(visit.request)
         self.has_failed = False
-        self.on = on
+        self._user = reply.user
+        self._began = reply.began
         self._evaluator = evaluator
         self._lock = threading.Lock()  # before the hub's
         self._listeners: dict[Subscription, _Again] = {}
         self._evaluations = self._changes = 0
 
-    def join(self, visit: _Visit, again: _Again, answer: _Answer, user: str, address: str) -> LiveStream | None:
-        """A stream from this answer on; None when the last listener has just left."""
+    def join(self, visit: _Visit, again: _Again, reply: _Reply | None, address: str) -> LiveStream | None:
+        """A stream from this reply on, or from the present answer if it is fresh, for one who would get the same.
+
+        None when it is not, and when the last listener has just left.
+        """
         with self._lock:
-            if self.is_ended:
+            is_fresh = time.monotonic() - self._began < min(_FRESH, self.plan.every)
+            if self.is_ended or not (reply or is_fresh):
                 return None
-            subscription = self.hub.subscribe([self.channel], capacity(visit.request), user, address)
+            subscription = self.hub.subscribe([self.channel], capacity(visit.request), self._user, address)
             self._listeners[subscription] = again
-            self._take(answer)
+            if reply:
+                self._take(reply)
         request = visit.request
         return LiveStream(
             subscription, self, request.headers.get("Last-Event-ID") or request.GET.get("lastEventId", "")
@@ -643,17 +532,21 @@ class _Source:
         status = reply.response.status_code
         self.has_failed = status >= 500 or status in (408, 425, 429)
         if self.has_failed:
-            _failed.hit(view=self.view, path=self.key.path, status=status)
+            _failed.hit(view=self.view, path=self.key.url[-2], status=status)
             return
         if reply.why_not:
             _tell_once(self.view, reply.why_not)
+        self._evaluator.learn(self.key.url, reply.names)
         with self._lock:
-            if reply.answer and reply.key == self.key:
-                self._take(reply.answer)
+            if reply.answer and self.key.covers(reply.names):
+                self._take(reply)
             else:  # the client's next request is told why, or is told apart from the others
                 self._end()
 
-    def _take(self, answer: _Answer) -> None:
+    def _take(self, reply: _Reply) -> None:
+        if reply.began < self._began:  # one that was asked for later came sooner
+            return
+        answer, self._began = cast(_Answer, reply.answer), reply.began
         self._evaluations += 1
         if answer.etag == self.answer.etag:
             return
@@ -695,49 +588,71 @@ class _Evaluator:
         self._sources: dict[_Key, _Source] = {}
         self._on: dict[str, set[_Source]] = {}
         self._heap: list[tuple[float, int, _Source]] = []
+        # What evaluations of a URL have looked at. One that had no need to look at all of it asks no other question.
+        self._learned: dict[tuple[Any, ...], frozenset[str]] = {}
         self._number = 0
         self._threads = 0
-        self._idle = 0
         self._hub: Hub | None = None
+        self._following = threading.Lock()  # before the hub's
         self.left: list[tuple[_Source, Subscription]] = []  # appended to without a lock
 
-    def join(self, visit: _Visit, again: _Again, reply: _Reply, address: str) -> LiveStream:
-        """Raises Full, TooMany and Unavailable."""
-        hub = get_hub()
-        key, answer = cast(_Key, reply.key), cast(_Answer, reply.answer)
-        on = visit.channels()
+    def find(self, visit: _Visit, again: _Again, address: str) -> LiveStream | None:
+        """A stream from an answer that others were told a moment ago, if there is one. Raises as `join` does."""
+        self._follow()
+        with self._changed:
+            names = self._learned.get(again.url)
+            source = None if names is None else self._sources.get(again.key(names))
+        return source.join(visit, again, None, address) if source else None
+
+    def join(self, visit: _Visit, again: _Again, reply: _Reply, address: str, head: Cursor) -> LiveStream:
+        """A stream from this reply on; `head` is where the log was before it. Raises Full, TooMany and Unavailable."""
+        key = again.key(self.learn(again.url, reply.names))
         while True:
             with self._changed:
-                if self._hub is not hub:
-                    self._sources, self._on, self._heap = {}, {}, []
-                    is_new_hub, self._hub = True, hub
-                else:
-                    is_new_hub = False
-                source = self._sources.get(key)
-                if not source:
+                if not (source := self._sources.get(key)):
                     self._number += 1
-                    source = self._sources[key] = _Source(self, key, self._number, visit, answer, on)
-                    for channel in source.on:
+                    source = self._sources[key] = _Source(self, key, self._number, visit, reply)
+                    for channel in key.on:
                         self._on.setdefault(channel, set()).add(source)
+                    # An event since then may have come too early for the source, and too late for the reply.
+                    source.is_asked = source.is_manual and source.hub.log.head != head
+                    is_late = bool(key.on) and source.hub.log.head != head
                     if not source.is_manual:
-                        self._schedule(source, time.monotonic() + source.plan.every)
+                        self._schedule(source, time.monotonic() + (0 if is_late else source.plan.every))
                     if self._threads < _THREADS:
                         self._threads += 1
                         threading.Thread(target=self._work, name="events-live", daemon=True).start()
-            if is_new_hub:
-                hub.listen(self)
             try:
-                if stream := source.join(visit, again, answer, reply.user, address):
+                if stream := source.join(visit, again, reply, address):
                     return stream
             except BaseException:
                 source.remove()
                 raise
 
+    def learn(self, url: tuple[Any, ...], names: frozenset[str]) -> frozenset[str]:
+        """Returns all that evaluations of this URL have looked at."""
+        with self._changed:
+            names |= self._learned.pop(url, frozenset())
+            if len(self._learned) >= _LEARNED:
+                del self._learned[next(iter(self._learned))]
+            self._learned[url] = names
+        return names
+
+    def _follow(self) -> None:
+        """Be told by the hub of the present time. Sources of another end with it."""
+        hub = get_hub()
+        with self._following:
+            if self._hub is not hub:
+                with self._changed:
+                    self._sources, self._on, self._heap = {}, {}, []
+                hub.listen(self)
+                self._hub = hub
+
     def forget(self, source: _Source) -> None:
         with self._changed:
             if self._sources.get(source.key) is source:
                 del self._sources[source.key]
-            for channel in source.on:
+            for channel in source.key.on:
                 if sources := self._on.get(channel):
                     sources.discard(source)
                     if not sources:
@@ -795,7 +710,7 @@ class _Evaluator:
             try:
                 source.evaluate()
             except Exception as error:  # noqa: BLE001  the other views go on
-                tell(logging.ERROR, "A live view cannot be evaluated", error, view=source.view, path=source.key.path)
+                tell(logging.ERROR, "A live view cannot be evaluated", error, view=source.view, path=source.key.url[-2])
             with self._changed:
                 source.is_evaluating = False
                 if not source.is_ended:
