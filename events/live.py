@@ -576,7 +576,7 @@ def _difference(before: str, after: str) -> tuple[str, str]:
 class _Evaluator:
     """All live views of this process that somebody listens to, and the threads that evaluate them.
 
-    Threads begin with the first listener and end with the last. Each takes what is due first: with more than can be
+    Threads begin with the first listener and end soon after the last. Each takes what is due first: with more than can be
     evaluated in time, all are evaluated less often, evenly.
     """
 
@@ -588,7 +588,7 @@ class _Evaluator:
         # What evaluations of a URL have looked at. One that had no need to look at all of it asks no other question.
         self._learned: dict[tuple[Any, ...], frozenset[str]] = {}
         self._number = 0
-        self._threads = 0
+        self._threads = self._idle = 0
         self._hub: Hub | None = None
         self._following = threading.Lock()  # before the hub's
         self.left: list[tuple[_Source, Subscription]] = []  # appended to without a lock
@@ -616,7 +616,7 @@ class _Evaluator:
                     is_late = bool(key.on) and source.hub.log.head != head
                     if not source.is_manual:
                         self._schedule(source, time.monotonic() + (0 if is_late else source.plan.every))
-                    if self._threads < _THREADS:
+                    if not self._idle and self._threads < _THREADS:
                         self._threads += 1
                         threading.Thread(target=self._work, name="events-live", daemon=True).start()
             try:
@@ -718,10 +718,11 @@ class _Evaluator:
 
     def _next(self) -> _Source | None:
         """The source that is due first, once it is due; None when there is nothing left to evaluate."""
+        is_over = False
         while True:
             self._remove_left()
             with self._changed:
-                if not self._sources and not self.left:
+                if is_over and not self._sources and not self.left:
                     self._threads -= 1
                     return None
                 while self._heap and (self._heap[0][2].is_ended or self._heap[0][0] != self._heap[0][2].due):
@@ -731,8 +732,11 @@ class _Evaluator:
                     _, _, source = heappop(self._heap)
                     source.is_evaluating = True
                     return source
+                is_over = not self._sources  # the next one may come soon: from a page to another
                 if not self.left:
+                    self._idle += 1
                     self._changed.wait(min(1.0, self._heap[0][0] - now) if self._heap else 1.0)
+                    self._idle -= 1
 
     def _remove_left(self) -> None:
         while self.left:
