@@ -6,6 +6,7 @@ import socket
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING
 
@@ -32,13 +33,13 @@ def live(start: "Callable[[int], Running]", core: int, seconds: float) -> dict[s
                 before, began = _asked(connection), time.monotonic()
                 streamed = _cpu(server, clients, seconds)
                 evaluations = (_asked(connection) - before) / (time.monotonic() - began)
-                joining = _times(server.port, "/status/?", "text/event-stream")
             used = server.cpu()
             for _ in range(POLLS):
                 _get(connection, "/status/")
             polled = (server.cpu() - used) / POLLS * CLIENTS
-            plain = _times(server.port, "/status/?n=%d", "application/json")
-            first = _times(server.port, "/status/?n=%d", "text/event-stream")
+            plain = _times(server.port, "/database/", "application/json")
+            joining = _times(server.port, "/database/", "text/event-stream")
+            first = _times(server.port, "/database/?n=%d", "text/event-stream")
     finally:
         os.sched_setaffinity(0, mine)
     return {
@@ -74,15 +75,17 @@ def _asked(connection: HTTPConnection) -> int:
 def _times(port: int, path: str, accept: str) -> float:
     """Milliseconds from connecting until the answer is there, as a median; a number in the path asks anew each time."""
     times = []
-    for number in range(FIRSTS):
-        asked = path % number if "%d" in path else path
-        began = time.perf_counter()
-        with socket.create_connection(("127.0.0.1", port)) as client:
-            client.sendall(f"GET {asked} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {accept}\r\n\r\n".encode())
+    with ExitStack() as clients:
+        for number in range(FIRSTS):
+            asked = path % number if "%d" in path else path
+            request = f"GET {asked} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {accept}\r\n\r\n".encode()
+            began = time.perf_counter()
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client.sendall(request)
             received = b""
             while b'"t=' not in received:
                 if not (piece := client.recv(65_536)):
                     raise RuntimeError(f"No answer but {received!r}")
                 received += piece
-        times.append(time.perf_counter() - began)
+            times.append(time.perf_counter() - began)
     return 1000 * statistics.median(times)
