@@ -22,6 +22,7 @@ from events.sources import Show, Stop, source
 from sse_demo.settings import *  # noqa: F403
 
 ALLOWED_HOSTS = ["127.0.0.1"]
+ROOT_URLCONF = "benchmarks.status"
 EVENTS: dict[str, Any] = {  # type: ignore[no-redef]
     # In memory: this is about what becomes of an event when it is there. benchmarks/publish.py is about the brokers.
     "BROKER": os.environ.get("BENCH_BROKER", "memory:"),

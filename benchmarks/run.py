@@ -16,6 +16,7 @@ ROWS=own,mute selects tables:
     back        10,000 clients that come back, each with 3 events to catch up on among 100,000 that are not its own
     mute        clients that never read, for MUTE_SECONDS=60
     reload      a SIGHUP
+    live        1,000 clients of one live view, beside publishing the same, and beside polling it
     following   what a process can follow of each broker's log when nobody reads there
 
 STREAMS=200 has so many streams, and channels, where it says 10,000 from `own` to `back`.
@@ -39,6 +40,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.following import LOGS, cpu_of, following
+from benchmarks.live import live
 from benchmarks.reload import reload
 
 HERE = Path(__file__).resolve().parent
@@ -57,7 +59,7 @@ HEARTBEAT = 15.0
 OTHERS = 10 * STREAMS  # events for others, among which are those that a client missed
 MISSED = 3  # of its own; benchmarks/project.py has it too
 
-ROWS = ("rates", "silent", "own", "shared", "greeting", "back", "mute", "reload", "following")
+ROWS = ("rates", "silent", "own", "shared", "greeting", "back", "mute", "reload", "live", "following")
 
 UVICORN = [sys.executable, "-m", "uvicorn", "--port", "{port}", "--log-level", "critical", "--backlog", "4096"]
 GUNICORN = [sys.executable, "-m", "gunicorn", "sse_demo.asgi", "--no-control-socket", "--log-level", "warning"]
@@ -570,6 +572,9 @@ def main() -> None:
             row(title, 1, partial(beside_mute, load=load), with_channels)
         if "reload" in rows:
             row("Reload (SIGHUP): 1,000 streams, 3 workers, db:", 1, lambda peer: reload(), fan_out)
+        if "live" in rows:
+            title = "1,000 clients of one live view, every second"
+            row(title, ROUNDS, lambda peer: live(partial(Running, peer, load), CLIENT_CORE, SECONDS), fan_out)
         if "following" in rows and fan_out:
             measure = partial(following, cores=(SERVER_CORE, CLIENT_CORE), seconds=SECONDS)
             row("Following a log that nobody reads", ROUNDS, measure, LOGS)
