@@ -114,7 +114,7 @@ def rendered(template: str) -> Callable[[HttpRequest], HttpResponse]:
     return lambda request: TemplateResponse(
         request,
         engines["django"].from_string(template),
-        {},  # type: ignore[arg-type]
+        {},
     )
 
 

@@ -1,5 +1,6 @@
 """docs/hypermedia.md to the letter, in a fresh project, with the released packages of htmx, Turbo and Datastar."""
 
+import json
 import os
 import re
 import subprocess
@@ -223,6 +224,21 @@ def refuse_streams(front: Proxy, order: Order) -> list[str]:
 
 def show(page: Page, front: Proxy, name: str, order: Order) -> None:
     page.goto(f"{front.url}/pages/{name}/{order.pk}/")
+
+
+def test_the_document_names_the_versions_that_are_tested() -> None:
+    packages.install()
+    text = re.sub(r"\s+", " ", (ROOT / "docs" / "hypermedia.md").read_text())
+    lock = json.loads((packages.HERE / "package-lock.json").read_text())["packages"]
+    for path, package in lock.items():
+        if path:
+            name = package.get("name", path.removeprefix("node_modules/"))
+            assert re.search(
+                rf"{re.escape(name)} ([\d.]+ with .*?, {re.escape(name)} )?{package['version']}\b", text
+            ), path
+    assert "starhtml 0.7.0" in text
+    assert "starhtml==0.7.0 " in (packages.HERE / "requirements.txt").read_text()
+    assert (packages.CACHE / packages.FILES["datastar.js"]).read_text().startswith("// Datastar v1.0.1 ")
 
 
 PATIENCE = 30_000  # ms; a poll each 5 s, and a client that waits longer after each failure
