@@ -58,6 +58,11 @@ TESTED = [
         r"^html .*events_feed",
         "tests/browser/test_template_tags.py::test_what_is_published_between_the_page_and_its_feed_arrives_once",
     ),
+    (
+        r"^html \{# shop/templates/",
+        "tests/browser/test_hypermedia.py::"
+        "test_a_live_view_and_what_is_published_are_shown_once_and_in_order_over_a_restart",
+    ),
     (r"^jsx ", "needs React and a bundler"),
     (r"^ .*c_stream", "a formula"),
     (r"^ .*updates/s × interval", "a formula"),
@@ -75,6 +80,7 @@ ELSEWHERE = {
     "compare.html",
     "db.sqlite3",
     "gunicorn.events.py",
+    "hx-sse.js",
     "FORWARDED_ALLOW_IPS",
 }
 

@@ -69,7 +69,7 @@ export class FeedSource extends EventTarget {
         interval,
         helloTimeout,
         retry,
-        cursor: parameters.get("last_event_id"), // where its stream is asked to begin
+        cursor: parameters.get("lastEventId") || parameters.get("last_event_id") || null, // where the stream begins
       },
       {
         event: (type, data, id) => this.#tell(type, data, id),

@@ -1,4 +1,4 @@
-"""What the browser tests read of others: `python -m tests.browser.packages` fetches it, as locked here, into `.venv`."""
+"""Packages that the browser tests read: `python -m tests.browser.packages` fetches them, as locked, into `.venv`."""
 
 import shutil
 import subprocess
