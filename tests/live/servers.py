@@ -168,9 +168,15 @@ def serve(
 class Stream:
     """A client of an event stream: `requests` for the bytes, the project's decoder for the events."""
 
-    def __init__(self, server: Server | str, headers: dict[str, str] | None = None, **parameters: Any) -> None:
+    def __init__(
+        self,
+        server: Server | str,
+        headers: dict[str, str] | None = None,
+        path: str = "/events/",
+        **parameters: Any,
+    ) -> None:
         url = server if isinstance(server, str) else server.url
-        self.response = requests.get(f"{url}/events/", params=parameters, headers=headers, stream=True, timeout=30)
+        self.response = requests.get(f"{url}{path}", params=parameters, headers=headers, stream=True, timeout=30)
         self.decoder = Decoder()
         self._events = self._read()
 

@@ -96,5 +96,6 @@ urlpatterns = [
     path("test/process/", process_view),
     path("events/test/connection/", connection_view),
     path("test/objects/", objects_view),
+    path("test/live/", include("tests.live.live_urls")),
     path("", include("sse_demo.urls")),
 ]
