@@ -261,7 +261,6 @@ def test_a_live_view_is_polled_while_its_stream_fails_and_nothing_is_told_twice(
     assert source.kinds == ["open"]
     del front.failures[state.url]
     asked = front.asked(state.url)
-    source.page.wait_for_function("() => performance.getEntriesByType('resource').length > 0")
     state.set(2)
     source.wait_for(2)
     wait_for_quiet(source, front, state)
@@ -386,18 +385,20 @@ def test_an_event_arrives_once_across_a_change_of_transport(
     source: SourcePage, front: Proxy, server: Server, failure: Failure
 ) -> None:
     channel = f"source-{failure.__name__}"
-    source.open(f"/events/?channel={channel}", "odd", helloTimeout=300, interval=20)
-    source.wait_until("source.readyState === 1")
+    source.open(f"/events/?channel={channel}", "odd", "hello", helloTimeout=300, interval=20)
+    source.wait_until("told.some(({ type }) => type === 'hello')")
     with publishing(server, channel) as published:
         for _ in range(3):
+            errors = source.kinds.count("error")
             front.break_stream(failure)
-            source.wait_until("source.readyState === 0")
+            source.wait_until(f"told.filter(({{ type }}) => type === 'error').length > {errors}")
             source.wait_until("source.readyState === 1")
             polls = front.asked(broken.POLL)
             while front.asked(broken.POLL) < polls + 3:
                 source.page.wait_for_timeout(20)
+            greetings = source.kinds.count("hello")
             front.mend_stream()
-            source.page.wait_for_timeout(600)
+            source.wait_until(f"told.filter(({{ type }}) => type === 'hello').length > {greetings}")
     source.wait_for(published[-1])
     assert [int(event["data"]) for event in source.told if event["type"] in ("message", "odd")] == published
 
