@@ -6,36 +6,39 @@
 
 The same URL answers `Accept: text/event-stream` with a stream of the view's present answer and each one that differs,
 and everybody else as before, with an ETag. While somebody listens the view is evaluated again, once for all who ask the
-same: through all of the project's middleware, with the headers of one of them, as their poll would be.
+same: through all of the project's middleware, with the headers of one of them, as their poll would be. So is the first
+answer, within the request for the stream, unless others were told one a moment ago; what middleware counts, and a
+session that is saved on every request, see each evaluation as the poll that it stands for.
 
-Two requests ask the same if HTTP caching says so: one URL, and the same in the headers that `Vary` names. An answer that
-is private, or that was made from a session, from `Authorization` or from any header that the view has looked at, is
-shared with nobody who sends another one.
+An answer is shared by those who ask for the same URL and have sent the same in every header and cookie that it was made
+from: those that its `Vary` names, and those that the view, a template or any middleware has looked at. Where a session
+was read, where the answer is `private`, and with `Authorization`, nobody else has sent the same.
 """
 
+import asyncio
 import io
 import logging
 import math
 import os
+import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from hashlib import blake2b
 from heapq import heappop, heappush
-from inspect import iscoroutinefunction
+from inspect import isawaitable
 from typing import Any, NamedTuple, TypeVar, cast
 
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.core import signals
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
-from django.core.handlers.wsgi import WSGIRequest
 from django.core.signals import setting_changed
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
-from django.http.request import HttpHeaders
-from django.http.response import ResponseHeaders
+from django.http.request import parse_cookie
 from django.template.response import SimpleTemplateResponse
 from django.urls import get_script_prefix, set_script_prefix
 from django.utils.cache import get_conditional_response, patch_vary_headers
@@ -47,6 +50,7 @@ from events.conf import get_config
 from events.hub import Hub
 from events.journal import Trouble, tell
 from events.limits import Full, TooMany, address_of
+from events.log import Cursor
 from events.metrics import counters
 from events.process import get_hub
 from events.streams import (
@@ -59,17 +63,27 @@ from events.streams import (
     is_in_test,
 )
 from events.subscription import Subscription
+from events.watched import COOKIE, EVERYTHING, WatchedASGIRequest, WatchedWSGIRequest
 from events.wire import Event, encode_retry
 
 STREAM = "text/event-stream"
 _CHANNEL = "!live:"  # what the channels of live views begin with: no name that can be asked for or published to
-_EVALUATION = "events.live.evaluation"  # in the META of a request that an evaluation makes
+_EVALUATION = "_events_live_evaluation"  # an attribute of a request that an evaluation makes
 _THREADS = 4  # in which views are evaluated: more that wait for the database would take its connections from requests
 _SOONEST = 0.05  # seconds between two evaluations of the same, however many events ask for one
-_CONDITIONS = frozenset({"IF_NONE_MATCH", "IF_MODIFIED_SINCE", "IF_MATCH", "IF_UNMODIFIED_SINCE", "RANGE", "IF_RANGE"})
+_RETRY = 2.0  # seconds until a view that has failed is asked again, where `every` is not sooner
+_FRESH = 1.0  # seconds in which an answer is told to whoever comes, if its view is not evaluated sooner anyway
+_URL = ("wsgi.url_scheme", "HTTP_HOST", "SERVER_NAME", "SERVER_PORT", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING")
+# Of a visitor's headers, those by which this client alone would be answered otherwise.
+_LEFT_OUT = {"HTTP_IF_NONE_MATCH", "HTTP_IF_MODIFIED_SINCE", "HTTP_IF_MATCH", "HTTP_IF_UNMODIFIED_SINCE"}
+_LEFT_OUT |= {"HTTP_RANGE", "HTTP_IF_RANGE", "HTTP_LAST_EVENT_ID", "HTTP_ACCEPT_ENCODING"}
+_LEFT_OUT |= {"CONTENT_TYPE", "CONTENT_LENGTH"}
+_OF_THE_BODY = frozenset({"Content-Length", "ETag", "Last-Modified", "Expires", "Content-Disposition", "Accept-Ranges"})
+_SENT = "events.live.sent"  # in the environ of a request for a stream: what it was before any middleware
+_LEARNED = 4096  # URLs
 _SCOPE = frozenset(  # what of an ASGI scope is kept to make the request again
-    {"type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path", "headers"}
-    | {"client", "server"}
+    {"type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path", "client"}
+    | {"server", "state"}
 )
 _RESTLESS = 5  # answers in a row, each unlike the one before, from the first one on, until that is told
 _SHOWN = 60  # characters of two answers that a line in the log shows
@@ -101,28 +115,60 @@ def live(
         raise ValueError(f"live(every=…) takes seconds, more than 0 and at most 86,400; not {every!r}.")
     if isinstance(on, str) or not (on is None or callable(on) or isinstance(on, list | tuple | set | frozenset)):
         raise TypeError(f"live(on=…) takes a list of channels, or a function that returns one; not {on!r}.")
-    sent = {"ACCEPT": "*/*"} | {name.upper().replace("-", "_"): value for name, value in (headers or {}).items()}
+    sent = {"accept": "*/*"} | {name.lower(): value for name, value in (headers or {}).items()}
+    signals.request_started.connect(_keep_what_was_sent)
     plan = _Plan(math.inf if every is None else float(every), on, sent)
 
     def decorate(view: View) -> View:
         name = f"{view.__module__}.{getattr(view, '__qualname__', view)}"
-        if iscoroutinefunction(view):
-
-            @wraps(view)
-            async def answer_async(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-                visit = _Visit(plan, name, request, args, kwargs)
-                return visit.finish(await view(visit.prepare(), *args, **kwargs))
-
-            return answer_async  # type: ignore[return-value]
 
         @wraps(view)
         def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
             visit = _Visit(plan, name, request, args, kwargs)
-            return visit.finish(view(visit.prepare(), *args, **kwargs))
+            if visit.wants_stream:
+                return sync_to_async(visit.open_stream)() if _is_in_event_loop() else visit.open_stream()
+            response = view(request, *args, **kwargs)
+            return visit.finish_async(response) if isawaitable(response) else visit.finish(response)
 
+        if iscoroutinefunction(view):
+            markcoroutinefunction(answer)
+        if "rest_framework" in sys.modules:
+            # @api_view, if it comes next, takes this from the function, and would answer 406 before we are asked.
+            vars(answer).setdefault("content_negotiation_class", _negotiation())
         return answer  # type: ignore[return-value]
 
     return decorate
+
+
+def _is_in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _keep_what_was_sent(environ: dict[str, Any] | None = None, **_: Any) -> None:
+    """WSGI's requests have what was sent and what middleware adds in one; an evaluation begins with the former."""
+    if environ and STREAM in environ.get("HTTP_ACCEPT", ""):
+        environ[_SENT] = environ.copy()
+
+
+@lru_cache(maxsize=1)
+def _negotiation() -> type:
+    from rest_framework.settings import api_settings
+
+    base: Any = api_settings.DEFAULT_CONTENT_NEGOTIATION_CLASS
+
+    class Negotiation(base):  # type: ignore[misc]
+        """The project's own, but for an EventSource: no renderer has its type, and none renders the stream."""
+
+        def select_renderer(self, request: Any, renderers: Any, format_suffix: Any = None) -> Any:
+            if request.method in ("GET", "HEAD") and _asks_for_stream(request):
+                return renderers[0], renderers[0].media_type
+            return super().select_renderer(request, renderers, format_suffix)
+
+    return Negotiation
 
 
 @dataclass(frozen=True)
@@ -142,50 +188,28 @@ class _Visit:
         self.given = request
         self.request: HttpRequest = getattr(request, "_request", request)  # of Django REST framework
         self.args, self.kwargs = args, kwargs
-        self.is_evaluation = bool(request.META.get(_EVALUATION))
+        self.is_evaluation = _EVALUATION in vars(self.request)
         self.wants_stream = not self.is_evaluation and request.method in ("GET", "HEAD") and _asks_for_stream(request)
-        self.looked: set[str] = set()
 
-    def prepare(self) -> HttpRequest:
-        """The request that the view is called with: of one that asks for a stream, as its poll would be."""
-        request = self.request
-        if self.wants_stream:
-            self.last_event_id = request.headers.get("Last-Event-ID") or request.GET.get("lastEventId", "")
-            self.again = _Again(request, self.plan.headers)
-            request.META = _Watched(self.again.altered(request.META), self.looked)
-        elif self.is_evaluation:
-            request.META = _Watched(request.META, self.looked)
-        else:
-            return self.given
-        for cached in ("accepted_types", "accepted_types_by_precedence"):
-            vars(request).pop(cached, None)
-        request.headers = _WatchedHeaders(request.META, self.looked)
-        request.COOKIES = _WatchedCookies(request.COOKIES, self.looked)
-        return self.given
-
-    def channels(self) -> frozenset[str]:
+    def _channels(self) -> frozenset[str]:
         """At events in which the view is evaluated. Raises what the function in the decorator does."""
         on = self.plan.on
         return frozenset((on(self.given, *self.args, **self.kwargs) if callable(on) else on) or ())
 
     def finish(self, response: HttpResponseBase) -> HttpResponseBase:
-        self.looked = set(self.looked)  # what middleware looks at from here on says nothing of the answer
-        if self.is_evaluation:
-            self.request.META[_EVALUATION].looked |= self.looked
-            return response
+        """The answer to a poll, or of an evaluation."""
         if self.request.method not in ("GET", "HEAD"):
             return response
         if isinstance(response, SimpleTemplateResponse) and not response.is_rendered:
-            if not self.wants_stream:
-                response.add_post_render_callback(self._finish)
-                return response
-            response = response.render()
+            response.add_post_render_callback(self._finish)
+            return response
         return self._finish(response)
+
+    async def finish_async(self, response: Awaitable[HttpResponseBase]) -> HttpResponseBase:
+        return self.finish(await response)
 
     def _finish(self, response: HttpResponseBase) -> HttpResponseBase:
         patch_vary_headers(response, ("Accept",))
-        if self.wants_stream and response.status_code == 200:
-            return self._stream(response)
         if response.status_code != 200 or response.streaming or not isinstance(response, HttpResponse):
             return response
         response.headers.setdefault("ETag", _etag_of(response.content))
@@ -193,107 +217,137 @@ class _Visit:
             return conditional
         return response
 
-    def _stream(self, response: HttpResponseBase) -> HttpResponseBase:
-        if reason := _why_not(response):
-            _tell_once(self.name, reason)
-            return response
-        if self.request.method == "HEAD":
-            return describe_stream(self.request)
+    def open_stream(self) -> HttpResponseBase:
+        """The stream, or what a poll would be answered, where that is not to be streamed."""
+        is_head = self.request.method == "HEAD"
+        address = address_of(self.request) if get_config().MAX_STREAMS_PER_ADDRESS else ""
         try:
-            address = address_of(self.request) if get_config().MAX_STREAMS_PER_ADDRESS else ""
-            get_hub().check_slots(capacity(self.request), user_of(self.request), address)
+            if not is_head:
+                get_hub().check_slots(capacity(self.request), "", address)
+            again = _Again(self.request, self.plan.headers, self._channels())
+            stream = None if is_head else _evaluator.find(self, again, address)
+            if stream:
+                return LiveResponse(self.request, stream)
+            head = get_hub().log.head
+            reply = again.ask(is_in_request=True)
+            if reply.why_not:
+                _tell_once(self.name, reply.why_not)
+            if not reply.answer:
+                return reply.response
+            if is_head:
+                return describe_stream(self.request)
+            stream = _evaluator.join(self, again, reply, address, head)
         except (Full, TooMany, Unavailable) as error:
             status, text = (429, str(error)) if isinstance(error, TooMany) else (503, "No stream can be had now; poll.")
-            headers = {"Retry-After": "10", "Cache-Control": "no-store"}
+            headers = {"Retry-After": "10", "Cache-Control": "no-store", "Vary": "Accept"}
             return JsonResponse({"error": text}, status=status, headers=headers)
-        return LiveResponse(self, response)  # type: ignore[arg-type]
+        return LiveResponse(self.request, stream)
 
 
-class _Watched(dict[str, Any]):
-    """A request's META that notes which of the client's headers are looked at."""
+class _Key(NamedTuple):
+    """Who asks the same: where, to be evaluated at which events, and what they have sent under the names that count."""
 
-    def __init__(self, items: Mapping[str, Any], looked: set[str]) -> None:
-        super().__init__(items)
-        self._looked = looked
+    url: tuple[Any, ...]
+    on: frozenset[str]
+    sent: tuple[tuple[str, str | None], ...]
 
-    def __getitem__(self, key: str) -> Any:
-        self._note(key)
-        return super().__getitem__(key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        self._note(key)
-        return super().get(key, default)
-
-    def _note(self, key: str) -> None:
-        if isinstance(key, str) and (key.startswith("HTTP_") or key in ("REMOTE_ADDR", "REMOTE_USER")):
-            self._looked.add(key)
-
-
-class _WatchedHeaders(HttpHeaders):
-    """The same of `request.headers`."""
-
-    def __init__(self, meta: "_Watched", looked: set[str]) -> None:
-        super().__init__(dict(meta.items()))
-        self._looked = looked
-
-    def __getitem__(self, key: str) -> str:
-        self._looked.add(f"HTTP_{key.upper().replace('-', '_')}")
-        return super().__getitem__(key)
-
-
-class _WatchedCookies(dict[str, str]):
-    """The same of `request.COOKIES`, which all come in one header."""
-
-    def __init__(self, items: Mapping[str, str], looked: set[str]) -> None:
-        super().__init__(items)
-        self._looked = looked
-
-    def __getitem__(self, key: str) -> str:
-        self._looked.add("HTTP_COOKIE")
-        return super().__getitem__(key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        self._looked.add("HTTP_COOKIE")
-        return super().get(key, default)
-
-    def __iter__(self) -> Iterator[str]:
-        self._looked.add("HTTP_COOKIE")
-        return super().__iter__()
-
-    def __contains__(self, key: object) -> bool:
-        self._looked.add("HTTP_COOKIE")
-        return super().__contains__(key)
+    def covers(self, names: frozenset[str]) -> bool:
+        """Whether those who share it have sent the same under these names, too."""
+        return names <= {name for name, _ in self.sent}
 
 
 class _Again:
-    """What is needed to make a visitor's request again: once more for each evaluation."""
+    """What is needed to make a visitor's request again, once more for each evaluation."""
 
-    def __init__(self, request: HttpRequest, headers: Mapping[str, str]) -> None:
-        self.prefix = get_script_prefix()
-        self.headers = headers
-        self.looked: set[str] = set()
-        self.meta = dict(request.META)  # as the client sent it
-        self._scope = None
+    def __init__(self, request: HttpRequest, headers: Mapping[str, str], on: frozenset[str]) -> None:
+        self.on = on
+        self.is_in_test = is_in_test(request)
+        self._prefix = get_script_prefix()
+        left_out = _LEFT_OUT | {_meta_name(name) for name in headers}
         if isinstance(request, ASGIRequest):
-            self._scope = {key: value for key, value in request.scope.items() if key in _SCOPE}
-
-    def altered(self, meta: Mapping[str, Any]) -> dict[str, Any]:
-        kept = {key: value for key, value in meta.items() if key.removeprefix("HTTP_") not in _CONDITIONS}
-        kept.pop("HTTP_LAST_EVENT_ID", None)
-        return kept | {f"HTTP_{name}": value for name, value in self.headers.items()}
-
-    def request(self) -> HttpRequest:
-        self.looked = set()
-        request: HttpRequest
-        if self._scope is not None:
-            request = ASGIRequest(self._scope, io.BytesIO())
-            request.META = self.altered(request.META)
+            sent = [(name, value) for name, value in request.scope["headers"] if _meta_name(name) not in left_out]
+            sent += [(name.encode("latin1"), value.encode("latin1")) for name, value in headers.items()]
+            scope = {key: value for key, value in request.scope.items() if key in _SCOPE} | {"headers": sent}
+            self._make: Callable[[], Any] = lambda: WatchedASGIRequest(scope, io.BytesIO())
+            self._source: dict[str, Any] = {"scope": scope}
+            self.meta = ASGIRequest(scope, io.BytesIO()).META | {"wsgi.url_scheme": scope.get("scheme")}
         else:
-            environ = self.altered(self.meta) | {"wsgi.input": io.BytesIO(), "CONTENT_LENGTH": "0"}
-            request = WSGIRequest(environ)
-        vars(request).pop("headers", None)
-        request.META[_EVALUATION] = self
-        return request
+            environ = request.META.get(_SENT) or request.META
+            self.meta = {key: value for key, value in environ.items() if key not in left_out and _is_kept(key, value)}
+            self.meta |= {_meta_name(name): value for name, value in headers.items()}
+            self._make = lambda: WatchedWSGIRequest(self.meta | {"wsgi.input": io.BytesIO()})
+            self._source = {"environ": self.meta}
+        self.url = tuple(self.meta.get(name) for name in _URL)
+
+    def ask(self, is_in_request: bool = False) -> "_Reply":
+        """Answer the request as a server would, and end it.
+
+        `is_in_request`: in the thread of a request that goes on, and needs its database connections. In a context of
+        its own: what is noted there is nobody else's.
+        """
+        return Context().run(self._ask, is_in_request or self.is_in_test)
+
+    def key(self, names: Iterable[str]) -> _Key:
+        """Also of what was looked at and not there: who sends it may be answered otherwise."""
+        cookies = parse_cookie(self.meta.get("HTTP_COOKIE", ""))
+        sent = {name: self.meta.get(name) for name in names if not name.startswith(COOKIE)}
+        sent |= {name: cookies.get(name.removeprefix(COOKIE)) for name in names if name.startswith(COOKIE)}
+        return _Key(self.url, self.on, tuple(sorted((k, v if v is None else str(v)) for k, v in sent.items())))
+
+    def _ask(self, is_in_request: bool) -> "_Reply":
+        set_script_prefix(self._prefix)
+        sender = _handler().__class__
+        if not is_in_request:
+            signals.request_started.send(sender=sender, **self._source)
+        began = time.monotonic()
+        request = self._make()
+        vars(request)[_EVALUATION] = True
+        response = _handler().get_response(request)
+        reply = self._reply(request, response, began)
+        if not is_in_request:
+            vars(response)["_handler_class"] = sender  # the sender of request_finished
+            response.close()
+        return reply
+
+    def _reply(self, request: Any, response: HttpResponseBase, began: float) -> "_Reply":
+        if response.status_code != 200:
+            return _Reply(response)
+        cookies = parse_cookie(self.meta.get("HTTP_COOKIE", ""))
+        if why_not := _why_not(response, cookies):
+            return _Reply(response, why_not)
+        content = cast(HttpResponse, response)
+        try:
+            text = content.content.decode(content.charset)
+        except (UnicodeError, LookupError):
+            return _Reply(response, "its answer is not text in its charset")
+        answer = _Answer(text, response.get("ETag") or _etag_of(content.content))
+        return _Reply(response, "", answer, began, self._names(request, response), user_of(request))
+
+    def _names(self, request: Any, response: HttpResponseBase) -> frozenset[str]:
+        """Under which names the answer, as it has left all middleware, depends on what was sent."""
+        names = {_meta_name(name.strip()) for name in response.get("Vary", "").split(",") if name.strip()}
+        names |= request.looks.names | {"HTTP_AUTHORIZATION"}
+        caching = {part.strip().lower().partition("=")[0] for part in response.get("Cache-Control", "").split(",")}
+        session = vars(request).get("session")
+        if (
+            caching & {"private", "no-store"}
+            or response.cookies
+            or (session is not None and getattr(session, "accessed", True))
+            or "CSRF_COOKIE" in names  # which Django has put there from a cookie
+        ):
+            names |= {"HTTP_COOKIE", "REMOTE_USER"}
+        return frozenset(names | self.meta.keys() if EVERYTHING in names else names)
+
+
+def _meta_name(header: str | bytes) -> str:
+    name = header.decode("latin1") if isinstance(header, bytes) else header
+    name = name.upper().replace("-", "_")
+    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
+
+
+def _is_kept(key: str, value: object) -> bool:
+    """Not what servers add that belongs to the one connection, such as its socket."""
+    return isinstance(value, str) or (key.startswith("wsgi.") and not key.startswith("wsgi.input"))
 
 
 class _Answer(NamedTuple):
@@ -306,10 +360,15 @@ class _Answer(NamedTuple):
         return Event(self.etag, channel, "message", self.text)
 
 
-def _answer_of(response: HttpResponse) -> _Answer:
-    return _Answer(
-        response.content.decode(response.charset, "replace"), response.get("ETag") or _etag_of(response.content)
-    )
+class _Reply(NamedTuple):
+    """What came of an evaluation; without an answer it is nothing to stream."""
+
+    response: HttpResponseBase
+    why_not: str = ""
+    answer: _Answer | None = None
+    began: float = 0.0  # when it was asked for, by the monotonic clock
+    names: frozenset[str] = frozenset()  # under which it depends on what was sent
+    user: str = ""  # whom it was made for, where it was made for a user
 
 
 def _etag_of(content: bytes) -> str:
@@ -322,25 +381,20 @@ def _asks_for_stream(request: HttpRequest) -> bool:
     return any(one.partition(";")[0].strip().lower() == STREAM for one in accepted)
 
 
-def _why_not(response: HttpResponseBase) -> str:
-    """Why this answer cannot be streamed; empty when it can."""
+def _why_not(response: HttpResponseBase, cookies: Mapping[str, str]) -> str:
+    """Why this answer to who has these cookies cannot be streamed; empty when it can."""
     limit = get_config().MAX_EVENT_BYTES
     if response.streaming or not isinstance(response, HttpResponse):
         return "its response is streamed itself"
     if len(response.content) > limit:
         return f"its answer has {len(response.content):,} bytes, more than EVENTS['MAX_EVENT_BYTES'], {limit:,}"
-    if reason := _why_not_shared(response):
-        return reason
     if response.has_header("Content-Encoding"):
         return "its answer is encoded"
-    if "\n" in response.get("ETag", "") or "\r" in response.get("ETag", ""):
-        return "its ETag has a line break"
-    return ""
-
-
-def _why_not_shared(response: HttpResponseBase) -> str:
-    if response.cookies:
-        return f"its answer sets a cookie: {', '.join(response.cookies)}"
+    if "\0" in response.get("ETag", ""):
+        return "its ETag is no id of an event"
+    # Where sessions are saved on every request, that is the one that the visitor has.
+    if changed := [name for name, cookie in response.cookies.items() if cookie.value != cookies.get(name)]:
+        return f"its answer sets a cookie: {', '.join(changed)}"
     if "*" in response.get("Vary", ""):  # RFC 9110, 12.5.5
         return "its answer varies with what no header tells: Vary: *"
     return ""
@@ -356,41 +410,17 @@ def _tell_once(view: str, reason: str) -> None:
         tell(logging.WARNING, "A live view is answered without a stream", view=view, reason=reason)
 
 
-class _Key(NamedTuple):
-    """Who asks the same: where, and the values of the headers that count."""
-
-    scheme: str
-    host: str
-    path: str
-    headers: tuple[tuple[str, str], ...]
-
-
-def _key_of(request: HttpRequest, headers: ResponseHeaders, looked: Iterable[str], meta: Mapping[str, Any]) -> _Key:
-    """`meta`: of the request, as the client sent it; `headers`: of the response, as it has left all middleware."""
-    names = {f"HTTP_{name.strip().upper().replace('-', '_')}" for name in headers.get("Vary", "").split(",")}
-    names |= {name for name in looked if name not in ("HTTP_HOST", "HTTP_ACCEPT")}
-    names -= {"HTTP_ACCEPT", "HTTP_"}
-    caching = {part.strip().lower() for part in headers.get("Cache-Control", "").split(",")}
-    session = getattr(request, "session", None)
-    if caching & {"private", "no-store"} or any(part.startswith("private=") for part in caching):
-        names |= {"HTTP_COOKIE", "HTTP_AUTHORIZATION", "REMOTE_USER"}
-    if getattr(session, "accessed", False):
-        names.add("HTTP_COOKIE")
-    names.add("HTTP_AUTHORIZATION")
-    values = tuple(sorted((name, str(meta[name])) for name in names if name in meta))
-    return _Key(request.scheme or "", request.get_host(), request.get_full_path(), values)
-
-
 class LiveStream(EventStream):
     """The stream of a live view: hello, the present answer, then each that differs. Only the newest counts."""
 
-    __slots__ = ("_source",)
+    __slots__ = ("_source", "headers")
 
     has_cursor = False
 
     def __init__(self, subscription: Subscription, source: "_Source", last_event_id: str) -> None:
         super().__init__(subscription)
         self._source: _Source | None = source
+        self.headers = source.headers
         config = get_config()
         self.greeting = encode_retry(config.RETRY) + control("hello", None, heartbeat=config.HEARTBEAT)
         answer = source.answer
@@ -410,6 +440,8 @@ class LiveStream(EventStream):
                 source.is_asked = False
                 due = time.monotonic() + source.plan.every
                 source.evaluate()
+                if source.has_failed:
+                    due = min(due, time.monotonic() + _RETRY)
             if frames := self.read_now():
                 yield frames
             else:
@@ -426,94 +458,54 @@ class LiveStream(EventStream):
 
 
 class LiveResponse(EventStreamResponse):
-    """The open stream of a live view. Whom it is shared with is known once all middleware has seen the response."""
+    """The open stream of a live view, with the headers of the answer that it begins with."""
 
-    def __init__(self, visit: _Visit, response: HttpResponse) -> None:
-        self._visit: _Visit | None = visit
-        self._plain = response
-        self._is_async = isinstance(visit.request, ASGIRequest)
-        self._begin(self._pieces_async() if self._is_async else self._pieces())
-        for name in response.headers.keys() - self.headers.keys() - {"Content-Length", "ETag"}:
-            self.headers[name] = response.headers[name]
-
-    def items(self) -> Any:
-        self._open()
-        return super().items()
-
-    def detach(self) -> EventStream | None:
-        self._open()
-        return super().detach() if self._stream else None
-
-    def _pieces(self) -> Iterator[bytes]:
-        self._open()
-        if self._stream:
-            yield from self._stream
-        else:
-            yield self._plain.content
-
-    async def _pieces_async(self) -> AsyncIterator[bytes]:
-        self._open()
-        if self._stream:
-            async for piece in self._stream:
-                yield piece
-        else:
-            yield self._plain.content
-
-    def _open(self) -> None:
-        """Find out who asks the same, and open the stream; or answer as a poll is answered."""
-        visit, self._visit = self._visit, None
-        if not visit:
-            return
-        if reason := _why_not_shared(self):
-            _tell_once(visit.name, reason)
-        else:
-            try:
-                key = _key_of(visit.request, self.headers, visit.looked, visit.again.meta)
-                self._stream = _evaluator.join(key, visit, _answer_of(self._plain))
-                return
-            except (Full, TooMany, Unavailable):
-                pass  # there was room a moment ago
-        for name in ("Content-Encoding", "Content-Type", "Cache-Control", "X-Accel-Buffering"):
-            del self.headers[name]
-        for name, value in self._plain.headers.items():
-            self.headers[name] = value
-
-    def close(self) -> None:
-        self._visit = None
-        super().close()
+    def __init__(self, request: HttpRequest, stream: LiveStream) -> None:
+        self._begin(aiter(stream) if isinstance(request, ASGIRequest) else iter(stream), stream)
+        for name in stream.headers.keys() - self.headers.keys() - _OF_THE_BODY:
+            self.headers[name] = stream.headers[name]
 
 
 class _Source:
     """What is evaluated for all who ask the same, for as long as one of them listens."""
 
-    def __init__(
-        self, evaluator: "_Evaluator", key: _Key, number: int, visit: _Visit, answer: _Answer, on: frozenset[str]
-    ) -> None:
+    def __init__(self, evaluator: "_Evaluator", key: _Key, number: int, visit: _Visit, reply: _Reply) -> None:
         self.key = key
         self.hub = get_hub()
         self.channel = f"{_CHANNEL}{number}"
         self.plan, self.view = visit.plan, visit.name
-        self.answer = answer
+        self.answer = cast(_Answer, reply.answer)
+        self.headers = reply.response.headers
         self.due = math.inf
         self.is_ended = False
         self.is_evaluating = False
         self.is_asked = False  # by an event, while it was being evaluated
         self.is_manual = is_in_test(visit.request)
-        self.on = on
+        self.has_failed = False
+        self._user = reply.user
+        self._began = reply.began
         self._evaluator = evaluator
         self._lock = threading.Lock()  # before the hub's
         self._listeners: dict[Subscription, _Again] = {}
         self._evaluations = self._changes = 0
 
-    def join(self, visit: _Visit, answer: _Answer, user: str, address: str) -> LiveStream | None:
-        """A stream from this answer on; None when the last listener has just left."""
+    def join(self, visit: _Visit, again: _Again, reply: _Reply | None, address: str) -> LiveStream | None:
+        """A stream from this reply on, or from the present answer if it is fresh, for one who would get the same.
+
+        None when it is not, and when the last listener has just left.
+        """
         with self._lock:
-            if self.is_ended:
+            is_fresh = time.monotonic() - self._began < min(_FRESH, self.plan.every)
+            if self.is_ended or not (reply or is_fresh):
                 return None
-            subscription = self.hub.subscribe([self.channel], capacity(visit.request), user, address)
-            self._listeners[subscription] = visit.again
-            self._take(answer)
-        return LiveStream(subscription, self, visit.last_event_id)
+            subscription = self.hub.subscribe([self.channel], capacity(visit.request), self._user, address)
+            self._listeners[subscription] = again
+            if reply:
+                self._take(reply)
+        request = visit.request
+        return LiveStream(
+            subscription, self, request.headers.get("Last-Event-ID") or request.GET.get("lastEventId", "")
+        )
 
     def leave(self, subscription: Subscription) -> None:
         """One has left. From any thread, also while the garbage collector runs."""
@@ -536,27 +528,25 @@ class _Source:
                 self._end()
                 return
         counters.evaluations += 1
-        request = again.request()
-        response = Context().run(
-            _respond, request, again.prefix, self.is_manual
-        )  # what it notes there is nobody else's
-        if response.status_code >= 500 or response.status_code in (408, 425, 429):
-            _failed.hit(view=self.view, path=self.key.path, status=response.status_code)
+        reply = again.ask()
+        status = reply.response.status_code
+        self.has_failed = status >= 500 or status in (408, 425, 429)
+        if self.has_failed:
+            _failed.hit(view=self.view, path=self.key.url[-2], status=status)
             return
-        why_not = "" if response.status_code != 200 else _why_not(response)
-        if why_not:
-            _tell_once(self.view, why_not)
-        if response.status_code != 200 or why_not or self._is_anothers(request, response, again):
-            with self._lock:
-                self._end()  # the client's next request is told why, or is told apart from the others
-            return
+        if reply.why_not:
+            _tell_once(self.view, reply.why_not)
+        self._evaluator.learn(self.key.url, reply.names)
         with self._lock:
-            self._take(_answer_of(cast(HttpResponse, response)))
+            if reply.answer and self.key.covers(reply.names):
+                self._take(reply)
+            else:  # the client's next request is told why, or is told apart from the others
+                self._end()
 
-    def _is_anothers(self, request: HttpRequest, response: HttpResponseBase, again: _Again) -> bool:
-        return _key_of(request, response.headers, again.looked, again.meta) != self.key
-
-    def _take(self, answer: _Answer) -> None:
+    def _take(self, reply: _Reply) -> None:
+        if reply.began < self._began:  # one that was asked for later came sooner
+            return
+        answer, self._began = cast(_Answer, reply.answer), reply.began
         self._evaluations += 1
         if answer.etag == self.answer.etag:
             return
@@ -598,50 +588,71 @@ class _Evaluator:
         self._sources: dict[_Key, _Source] = {}
         self._on: dict[str, set[_Source]] = {}
         self._heap: list[tuple[float, int, _Source]] = []
+        # What evaluations of a URL have looked at. One that had no need to look at all of it asks no other question.
+        self._learned: dict[tuple[Any, ...], frozenset[str]] = {}
         self._number = 0
         self._threads = 0
-        self._idle = 0
         self._hub: Hub | None = None
+        self._following = threading.Lock()  # before the hub's
         self.left: list[tuple[_Source, Subscription]] = []  # appended to without a lock
 
-    def join(self, key: _Key, visit: _Visit, answer: _Answer) -> LiveStream:
-        """Raises Full, TooMany and Unavailable."""
-        hub = get_hub()
-        user = user_of(visit.request)
-        address = address_of(visit.request) if get_config().MAX_STREAMS_PER_ADDRESS else ""
-        on = visit.channels()
+    def find(self, visit: _Visit, again: _Again, address: str) -> LiveStream | None:
+        """A stream from an answer that others were told a moment ago, if there is one. Raises as `join` does."""
+        self._follow()
+        with self._changed:
+            names = self._learned.get(again.url)
+            source = None if names is None else self._sources.get(again.key(names))
+        return source.join(visit, again, None, address) if source else None
+
+    def join(self, visit: _Visit, again: _Again, reply: _Reply, address: str, head: Cursor) -> LiveStream:
+        """A stream from this reply on; `head` is where the log was before it. Raises Full, TooMany and Unavailable."""
+        key = again.key(self.learn(again.url, reply.names))
         while True:
             with self._changed:
-                if self._hub is not hub:
-                    self._sources, self._on, self._heap = {}, {}, []
-                    is_new_hub, self._hub = True, hub
-                else:
-                    is_new_hub = False
-                source = self._sources.get(key)
-                if not source:
+                if not (source := self._sources.get(key)):
                     self._number += 1
-                    source = self._sources[key] = _Source(self, key, self._number, visit, answer, on)
-                    for channel in source.on:
+                    source = self._sources[key] = _Source(self, key, self._number, visit, reply)
+                    for channel in key.on:
                         self._on.setdefault(channel, set()).add(source)
+                    # An event since then may have come too early for the source, and too late for the reply.
+                    source.is_asked = source.is_manual and source.hub.log.head != head
+                    is_late = bool(key.on) and source.hub.log.head != head
                     if not source.is_manual:
-                        self._schedule(source, time.monotonic() + source.plan.every)
+                        self._schedule(source, time.monotonic() + (0 if is_late else source.plan.every))
                     if self._threads < _THREADS:
                         self._threads += 1
                         threading.Thread(target=self._work, name="events-live", daemon=True).start()
-            if is_new_hub:
-                hub.listen(self)
             try:
-                if stream := source.join(visit, answer, user, address):
+                if stream := source.join(visit, again, reply, address):
                     return stream
             except BaseException:
                 source.remove()
                 raise
 
+    def learn(self, url: tuple[Any, ...], names: frozenset[str]) -> frozenset[str]:
+        """Returns all that evaluations of this URL have looked at."""
+        with self._changed:
+            names |= self._learned.pop(url, frozenset())
+            if len(self._learned) >= _LEARNED:
+                del self._learned[next(iter(self._learned))]
+            self._learned[url] = names
+        return names
+
+    def _follow(self) -> None:
+        """Be told by the hub of the present time. Sources of another end with it."""
+        hub = get_hub()
+        with self._following:
+            if self._hub is not hub:
+                with self._changed:
+                    self._sources, self._on, self._heap = {}, {}, []
+                hub.listen(self)
+                self._hub = hub
+
     def forget(self, source: _Source) -> None:
         with self._changed:
             if self._sources.get(source.key) is source:
                 del self._sources[source.key]
-            for channel in source.on:
+            for channel in source.key.on:
                 if sources := self._on.get(channel):
                     sources.discard(source)
                     if not sources:
@@ -699,12 +710,12 @@ class _Evaluator:
             try:
                 source.evaluate()
             except Exception as error:  # noqa: BLE001  the other views go on
-                tell(logging.ERROR, "A live view cannot be evaluated", error, view=source.view, path=source.key.path)
+                tell(logging.ERROR, "A live view cannot be evaluated", error, view=source.view, path=source.key.url[-2])
             with self._changed:
                 source.is_evaluating = False
                 if not source.is_ended:
                     now = time.monotonic()
-                    soon = began + _SOONEST if source.is_asked else math.inf
+                    soon = began + _SOONEST if source.is_asked else now + _RETRY if source.has_failed else math.inf
                     source.is_asked = False
                     self._schedule(source, max(now, min(began + source.plan.every, soon)))
 
@@ -748,20 +759,6 @@ def _handler() -> BaseHandler:
     handler = BaseHandler()
     handler.load_middleware()
     return handler
-
-
-def _respond(request: HttpRequest, prefix: str, is_in_test: bool) -> HttpResponseBase:
-    """Answer a request as a server would, and end it."""
-    set_script_prefix(prefix)
-    if is_in_test:  # whose connection is not to be closed
-        return _handler().get_response(request)
-    sender = _handler().__class__
-    environment = {"scope": request.scope} if isinstance(request, ASGIRequest) else {"environ": request.META}
-    signals.request_started.send(sender=sender, **environment)
-    response = _handler().get_response(request)
-    vars(response)["_handler_class"] = sender  # the sender of request_finished
-    response.close()
-    return response
 
 
 _evaluator = _Evaluator()

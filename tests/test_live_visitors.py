@@ -1,0 +1,392 @@
+"""Live views, and all the ways in which an answer that was made for one visitor could reach another."""
+
+import gc
+import itertools
+import json
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import connections
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.template import engines
+from django.template.response import TemplateResponse
+from django.test import Client
+from django.urls import path
+from django.utils import translation
+from django.utils.decorators import method_decorator
+from pytest_django.fixtures import Settings
+from rest_framework.decorators import api_view
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from events import live, publish, revoke
+from events import live as live_decorator
+from events.process import get_hub
+from tests.test_live import Listener
+
+pytestmark = pytest.mark.django_db
+
+STREAM = {"accept": "text/event-stream"}
+state: dict[str, Any] = {}
+
+
+def answer(request: HttpRequest) -> Any:
+    return state["answer"](request)
+
+
+class Above(APIView):
+    renderer_classes = (JSONRenderer,)
+
+    def get(self, request: Request) -> Response:
+        return Response(state["answer"](request))
+
+
+@api_view(["GET", "POST"])
+@live(every=0.05)
+def below(request: Request) -> Response:
+    return Response(state["answer"](request))
+
+
+@live(every=0.05)
+@api_view(["GET"])
+def above(request: Request) -> Response:
+    return Response(state["answer"](request))
+
+
+urlpatterns = [
+    path("status/", live(every=0.05)(answer)),
+    path("on/", live(on=["orders"])(answer)),
+    path("drf/class/", method_decorator(live(every=0.05), name="dispatch")(Above).as_view()),
+    path("drf/below/", below),
+    path("drf/above/", above),
+]
+
+
+@pytest.fixture(autouse=True)
+def site(settings: Settings) -> None:
+    settings.ROOT_URLCONF = __name__
+    settings.EVENTS = {"BROKER": "memory:", "HEARTBEAT": 3600}
+    state["answer"] = lambda request: JsonResponse({"open": 0})
+
+
+@pytest.fixture
+def listen() -> Iterator[Callable[..., Listener]]:
+    listeners = []
+
+    def make(client: Client, url: str = "/status/", **headers: str) -> Listener:
+        listeners.append(Listener(client, url, **headers))
+        assert listeners[-1].next().type == "hello", listeners[-1].response
+        return listeners[-1]
+
+    yield make
+    for listener in listeners:
+        listener.response.close()
+
+
+class TokenMiddleware:
+    """Knows its users by a header, and tells nobody that it has looked."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        request.tenant = request.META.get("HTTP_X_TOKEN", "") or request.COOKIES.get("token", "")  # type: ignore[attr-defined]
+        return self.get_response(request)
+
+
+class CensorMiddleware:
+    """Takes out of an answer what nobody should see."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        if not response.streaming:
+            response.content = response.content.replace(b"secret", b"******")
+        return response
+
+
+def rendered(template: str) -> Callable[[HttpRequest], HttpResponse]:
+    return lambda request: TemplateResponse(
+        request,
+        engines["django"].from_string(template),
+        {},  # type: ignore[arg-type]
+    )
+
+
+# What each of these answers depends on the visitor: by one of these headers or cookies, or the address.
+LOOKS: dict[str, Callable[[HttpRequest], Any]] = {
+    "META.items()": lambda request: dict(request.META.items())["HTTP_X_TOKEN"],
+    "META.copy()": lambda request: request.META.copy()["HTTP_X_TOKEN"],
+    "{**META}": lambda request: {**request.META}["HTTP_X_TOKEN"],
+    "META |": lambda request: (request.META | {})["HTTP_X_TOKEN"],
+    "META.values()": lambda request: sorted(map(str, request.META.values())),
+    "META.pop": lambda request: request.META.pop("HTTP_X_TOKEN"),
+    "META.setdefault": lambda request: request.META.setdefault("HTTP_X_TOKEN", "none"),
+    "in META": lambda request: "HTTP_X_ADA" in request.META,
+    "headers.items()": lambda request: dict(request.headers.items())["X-Token"],
+    "list(headers)": lambda request: "X-Ada" in list(request.headers),
+    "in headers": lambda request: "x-ada" in request.headers,
+    "environ": lambda request: request.environ["HTTP_X_TOKEN"],  # type: ignore[attr-defined]
+    "COOKIES.items()": lambda request: dict(request.COOKIES.items()).get("token"),
+    "COOKIES.copy()": lambda request: request.COOKIES.copy()["token"],
+    "{**COOKIES}": lambda request: {**request.COOKIES}["token"],
+    "COOKIES.values()": lambda request: list(request.COOKIES.values()),
+    "json of COOKIES": lambda request: json.dumps(request.COOKIES),
+    "str of COOKIES": lambda request: str(request.COOKIES),
+    "COOKIES |": lambda request: (request.COOKIES | {})["token"],
+    "signed cookie": lambda request: request.get_signed_cookie("signed", "none"),
+    "REMOTE_PORT": lambda request: request.META["REMOTE_PORT"],
+    "certificate": lambda request: request.META["SSL_CLIENT_S_DN"],
+    "session key": lambda request: request.session.session_key,
+}
+
+
+def visitor(name: str) -> tuple[Client, dict[str, str]]:
+    client = Client(
+        REMOTE_ADDR={"ada": "192.0.2.1", "bob": "192.0.2.2"}[name], REMOTE_PORT=name, SSL_CLIENT_S_DN=f"CN={name}"
+    )
+    client.cookies["token"] = client.cookies["signed"] = name
+    session = client.session
+    session["name"] = name
+    session.save()
+    return client, {"X-Token": name, f"X-{name}": "1"}
+
+
+def assert_each_gets_its_own(listen: Any, view: Callable[[HttpRequest], HttpResponse]) -> None:
+    """Each of two visitors is told what its own poll is told, at first and later."""
+    state["answer"] = view
+    visitors = [visitor("ada"), visitor("bob")]
+    listeners = [listen(client, **headers) for client, headers in visitors]
+    version = itertools.count()
+    for _ in range(2):
+        polled = [client.get("/status/", headers=headers).content.decode() for client, headers in visitors]
+        told = [listener.next().data for listener in listeners]
+        assert told == polled
+        assert polled[0] != polled[1]
+        number = next(version)
+        state["answer"] = lambda request, number=number: _added(view(request), number)
+
+
+def _added(response: HttpResponse, number: int) -> HttpResponse:
+    if isinstance(response, TemplateResponse):
+        response.render()
+    response.content += f" {number}".encode()
+    return response
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_however_a_view_looks_at_who_asks_its_answer_is_for_nobody_else(listen: Any, look: str) -> None:
+    assert_each_gets_its_own(listen, lambda request: HttpResponse(str(LOOKS[look](request))))
+
+
+@pytest.mark.parametrize("template", ["{{ request.COOKIES.token }}", "{{ request.META.REMOTE_ADDR }}"])
+def test_a_template_that_is_rendered_after_the_view_looks_too(listen: Any, template: str) -> None:
+    assert_each_gets_its_own(listen, rendered(template))
+
+
+def test_what_middleware_has_looked_at_counts_too(listen: Any, settings: Settings) -> None:
+    settings.MIDDLEWARE = [f"{__name__}.TokenMiddleware", *settings.MIDDLEWARE]
+    assert_each_gets_its_own(listen, lambda request: HttpResponse(request.tenant))  # type: ignore[attr-defined]
+
+
+def test_a_language_that_is_in_a_cookie_is_for_nobody_else(listen: Any, settings: Settings) -> None:
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.middleware.locale.LocaleMiddleware"]
+    settings.LANGUAGES = [("en", "English"), ("de", "German"), ("fr", "French")]
+    state["answer"] = lambda request: HttpResponse(f"{translation.get_language()} {next(numbers)}")
+    numbers = itertools.count()
+    listeners = {}
+    for language in ("de", "fr"):
+        client = Client()
+        client.cookies[settings.LANGUAGE_COOKIE_NAME] = language
+        listeners[language] = listen(client)
+    for language, listener in listeners.items():
+        assert [listener.next().data.split()[0] for _ in range(3)] == [language] * 3
+
+
+def test_a_language_that_a_view_has_activated_does_not_stay(listen: Any) -> None:
+    def german(request: HttpRequest) -> HttpResponse:
+        before = translation.get_language()
+        translation.activate("de")
+        return HttpResponse(f"{before} {next(numbers)}")
+
+    numbers = itertools.count()
+    before, state["answer"] = translation.get_language(), german
+    listener = listen(Client())
+    assert [listener.next().data.split()[0] for _ in range(3)] == [before] * 3
+
+
+def test_a_view_that_begins_to_look_at_who_asks_is_evaluated_apart_from_then_on(listen: Any) -> None:
+    ada, bob = Client(), Client()
+    bob.cookies["name"] = "bob"
+    listeners = [listen(ada), listen(bob)]
+    assert [listener.answer() for listener in listeners] == [{"open": 0}] * 2
+    state["answer"] = lambda request: HttpResponse(request.COOKIES.get("name", "nobody"))
+    assert [listener.next().type for listener in listeners] == ["drain", "drain"]
+    again = [listen(ada), listen(bob)]
+    assert [listener.next().data for listener in again] == ["nobody", "bob"]
+
+
+@pytest.mark.parametrize("header", ["Vary", "Cache-Control"])
+def test_an_answer_that_becomes_private_ends_what_was_shared(listen: Any, header: str) -> None:
+    ada, bob = Client(), Client()
+    ada.cookies["a"], bob.cookies["b"] = "1", "1"
+    listeners = [listen(ada), listen(bob)]
+    for listener in listeners:
+        listener.next()
+    value = {"Vary": "Cookie", "Cache-Control": "private"}[header]
+    state["answer"] = lambda request: HttpResponse("for one", headers={header: value})
+    assert [listener.next().type for listener in listeners] == ["drain", "drain"]
+
+
+def test_visitors_whose_sessions_nobody_reads_share_one_evaluation(listen: Any) -> None:
+    evaluations = []
+
+    def count(request: HttpRequest) -> HttpResponse:
+        evaluations.append(request.META["PATH_INFO"])
+        return HttpResponse(str(len(evaluations)))
+
+    state["answer"] = count
+    clients = [visitor(name)[0] for name in ("ada", "bob")]
+    for client in clients:
+        client.force_login(User.objects.create(username=f"user-{id(client)}"))
+    one, other = (listen(client) for client in clients)
+    one.next()
+    changed = [one.next(), one.next()]
+    assert [event.data for event in changed] == ["3", "4"]
+    assert other.next().data in ("2", "4")
+
+
+def test_the_others_go_on_when_the_first_of_them_leaves(listen: Any) -> None:
+    ada, bob = visitor("ada")[0], visitor("bob")[0]
+    first, second = listen(ada), listen(bob)
+    assert second.answer() == {"open": 0}
+    first.response.close()
+    del first
+    gc.collect()
+    state["answer"] = lambda request: JsonResponse({"open": 1})
+    assert second.answer() == {"open": 1}
+
+
+def test_the_stream_of_a_user_who_is_revoked_ends_and_the_others_go_on(
+    listen: Any, django_capture_on_commit_callbacks: Any
+) -> None:
+    state["answer"] = lambda request: HttpResponse(f"{request.user.is_authenticated} {next(numbers)}")
+    numbers = itertools.count()
+    users = [User.objects.create(username=name) for name in ("ada", "bob")]
+    clients = [Client(), Client()]
+    for client, user in zip(clients, users, strict=True):
+        client.force_login(user)
+    listeners = [listen(client) for client in clients]
+    with django_capture_on_commit_callbacks(execute=True):
+        revoke(users[0])
+    while (event := listeners[0].next()).type == "message":
+        pass
+    assert event.type == "drain"
+    assert [listeners[1].next().type for _ in range(3)] == ["message"] * 3
+
+
+def test_a_session_that_is_gone_ends_its_stream_and_no_other(listen: Any) -> None:
+    state["answer"] = lambda request: HttpResponse(f"{request.session.get('name')} {next(numbers)}")
+    numbers = itertools.count()
+    clients = [visitor(name)[0] for name in ("ada", "bob")]
+    listeners = [listen(client) for client in clients]
+    clients[0].session.flush()
+    while (event := listeners[0].next()).type == "message":
+        assert event.data.startswith("ada")
+    assert event.type == "drain"
+    assert [listeners[1].next().data.split()[0] for _ in range(3)] == ["bob"] * 3
+
+
+MIDDLEWARE = {
+    "gzip": ("django.middleware.gzip.GZipMiddleware", None),
+    "conditional": ("django.middleware.http.ConditionalGetMiddleware", None),
+    "censor": (f"{__name__}.CensorMiddleware", None),
+    "cache": ("django.middleware.cache.UpdateCacheMiddleware", "django.middleware.cache.FetchFromCacheMiddleware"),
+}
+
+
+@pytest.mark.parametrize("name", MIDDLEWARE)
+def test_what_is_streamed_is_what_a_poll_is_answered_through_all_middleware(
+    listen: Any, settings: Settings, name: str
+) -> None:
+    first, last = MIDDLEWARE[name]
+    settings.MIDDLEWARE = [first, *settings.MIDDLEWARE, *([last] if last else [])]
+    settings.CACHE_MIDDLEWARE_SECONDS = 1
+    text = "the secret answer " * 40
+    state["answer"] = lambda request: HttpResponse(text)
+    client = Client(headers={"Accept-Encoding": "gzip, deflate, br"})
+    listener = listen(client)
+    told = listener.next()
+    polled = client.get("/status/", headers={"Accept-Encoding": "identity"})
+    assert told.data == polled.content.decode()
+    assert told.id.removeprefix("W/") == polled["ETag"].removeprefix("W/")
+    state["answer"] = lambda request: HttpResponse(f"another {text}")
+    changed = listener.next()
+    assert changed.type == "message"
+    assert changed.data.startswith("another")
+
+
+def test_of_an_answer_that_is_no_text_there_is_no_stream(client: Client) -> None:
+    state["answer"] = lambda request: HttpResponse(b"\x89PNG\xff\xfe", content_type="image/png")
+    response = client.get("/status/", headers=STREAM)
+    assert response["Content-Type"] == "image/png"
+    assert (b"".join(response) if response.streaming else response.content) == b"\x89PNG\xff\xfe"
+
+
+def test_an_answer_in_another_charset_arrives_in_utf_8(listen: Any, client: Client) -> None:
+    state["answer"] = lambda request: HttpResponse("é", content_type="text/plain; charset=latin-1")
+    assert listen(client).next().data == "é"
+
+
+def test_a_view_that_fails_is_tried_again_before_the_next_event(
+    listen: Any, client: Client, django_capture_on_commit_callbacks: Any
+) -> None:
+    client.raise_request_exception = False
+    listener = listen(client, "/on/")
+    assert listener.answer() == {"open": 0}
+
+    def fail(request: HttpRequest) -> HttpResponse:
+        state["answer"] = lambda request: JsonResponse({"open": 1})
+        raise RuntimeError("the database is away")
+
+    state["answer"] = fail
+    with django_capture_on_commit_callbacks(execute=True):
+        publish("orders", "paid")
+    assert listener.answer() == {"open": 1}
+
+
+class TestRestFramework:
+    @pytest.mark.parametrize("url", ["/drf/class/", "/drf/below/", "/drf/above/"])
+    def test_views_are_streamed(self, listen: Any, client: Client, url: str) -> None:
+        state["answer"] = lambda request: {"open": 0}
+        polled = client.get(url)
+        assert (polled.status_code, polled.json()) == (200, {"open": 0})
+        assert client.get(url, headers={"If-None-Match": polled["ETag"]}).status_code == 304
+        listener = listen(client, url)
+        assert listener.answer() == {"open": 0}
+        state["answer"] = lambda request: {"open": 1}
+        assert listener.answer() == {"open": 1}
+
+    @pytest.mark.parametrize("url", ["/drf/class/", "/drf/below/", "/drf/above/"])
+    def test_who_authenticates_gets_nobody_elses_answer(self, listen: Any, url: str) -> None:
+        state["answer"] = lambda request: {"auth": request.META.get("HTTP_AUTHORIZATION", ""), "n": next(numbers)}
+        numbers = itertools.count()
+        listeners = {name: listen(Client(), url, Authorization=name) for name in ("ada", "bob")}
+        for name, listener in listeners.items():
+            assert [listener.answer()["auth"] for _ in range(3)] == [name] * 3
+
+    def test_another_method_is_as_before(self, client: Client) -> None:
+        state["answer"] = lambda request: {"method": request.method}
+        assert client.post("/drf/below/").json() == {"method": "POST"}
+        assert client.put("/drf/below/").status_code == 405
+
+    def test_a_type_that_nothing_renders_is_not_acceptable_still(self, client: Client) -> None:
+        assert client.get("/drf/above/", headers={"Accept": "image/png"}).status_code == 406
