@@ -7,6 +7,7 @@ from django.views.decorators.http import require_safe
 
 from events.conf import get_config
 from sse_demo import faults, notes
+from sse_demo.status import lines_that_differ
 
 CONTENT_SECURITY_POLICY = "; ".join(
     [
@@ -23,7 +24,10 @@ CONTENT_SECURITY_POLICY = "; ".join(
 
 # All that js/page.js imports, so that the browser need not discover it file by file.
 MODULES = [
+    "events/answers.js",
     "events/feed.js",
+    "events/feed_source.js",
+    "events/reader.js",
     "events/share.js",
     "js/at_your_size.js",
     "js/chart.js",
@@ -39,6 +43,7 @@ MODULES = [
     "js/server_cost.js",
     "js/signs.js",
     "js/staleness.js",
+    "js/status.js",
     "js/strip.js",
     "js/tabs.js",
     "js/verdict.js",
@@ -65,6 +70,7 @@ def index(request: HttpRequest) -> HttpResponse:
         "modules": MODULES,
         "sizes": SIZES,
         "stream_age": get_config().MAX_STREAM_AGE,
+        "lines": lines_that_differ(),
         "may_publish": notes.may_publish(request),
     }
     response = render(request, "index.html", context)

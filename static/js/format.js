@@ -11,6 +11,9 @@ const quantity = (number, decimals, unit) => `${digits[decimals].format(number)}
 
 export const count = (number) => digits[0].format(number);
 
+/** Of a machine, as its kernel averages it. */
+export const load = new Intl.NumberFormat(undefined, { minimumFractionDigits: 2, maximumFractionDigits: 2 }).format;
+
 export const times = (number) => (number < 2 ? ["never", "once"][number] : `${count(number)} times`);
 
 /** At most two digits that count, as befits what was multiplied from a few measurements. */

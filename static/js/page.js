@@ -10,6 +10,7 @@ import { Notes, publishForm } from "./notes.js";
 import { ServerClock } from "./server_clock.js";
 import { showServerCost } from "./server_cost.js";
 import { showSigns } from "./signs.js";
+import { showStatus } from "./status.js";
 import { scaleFor } from "./strip.js";
 import { showTabs } from "./tabs.js";
 import { showVerdict } from "./verdict.js";
@@ -40,6 +41,7 @@ if (control("publish")) publishForm(control("publish"), show("published"), clock
 const drawAll = drawCharts(show, pollLane, streamLane);
 const compute = atYourSize(show, control, costs, streamLane, clock);
 showTabs(show, streamFeed);
+showStatus(document.querySelector("[data-status]"));
 showSigns(streamFeed, document.querySelector("link[rel=icon]"));
 
 streamFeed.addEventListener("stats", showCosts);

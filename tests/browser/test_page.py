@@ -9,10 +9,10 @@ import pytest
 import requests
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Playwright, expect
 
-from tests.browser import chromium
+from tests.browser import broken, chromium
 from tests.browser.broken import BLANK, Proxy
 from tests.browser.conftest import ARGUMENTS, FeedPage, complaints
-from tests.live.servers import Server, serve
+from tests.live.servers import ROOT, Server, serve
 
 # What the browser itself says of a request that failed; every other complaint is a fault of the page.
 FAILED_REQUEST = "Failed to load resource"
@@ -166,6 +166,68 @@ def test_the_smallest_client_works(page: Page, front: Proxy, server: Server) -> 
     page.set_content("<output></output>")
     page.add_script_tag(content=client)
     expect(page.locator("output")).to_have_text(re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.000\+00:00$"))
+
+
+def test_the_smallest_client_polls_where_no_stream_can_be_had_with_one_name_changed(
+    page: Page, front: Proxy, server: Server
+) -> None:
+    page.goto(server.url)
+    section = page.locator("section", has=page.get_by_role("heading", name="The smallest client"))
+    client, line = (section.locator(place).first.inner_text() for place in ("pre code", "p code"))
+    front.break_stream(broken.refuses)
+    page.goto(front.url + BLANK)
+    page.set_content("<output></output>")
+    page.add_script_tag(content=f"{line};{client.replace('EventSource', 'FeedSource')}", type="module")
+    expect(page.locator("output")).to_have_text(re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d"))
+    assert front.asked(broken.POLL)
+
+
+# A view, polled and live
+
+
+def status_lane(page: Page, name: str) -> Locator:
+    return page.locator(f'[data-status-lane="{name}"]')
+
+
+def test_one_view_is_polled_in_one_lane_and_live_in_the_other_while_somebody_looks(
+    page: Page, front: Proxy, server: Server
+) -> None:
+    url = "/api/status/"
+    page.goto(front.url)
+    expect(state(page, "stream")).to_have_text("Streaming")
+    assert front.asked(url) == 0
+    page.get_by_role("heading", name="The view that you poll already, live").scroll_into_view_if_needed()
+    for name in ("poll", "stream"):
+        expect(status_lane(page, name).locator("output")).to_have_text(re.compile(r"\d\D\d\d.*\d\D\d\d.*\d\D\d\d"))
+    expect(status_lane(page, "poll").locator('[data-show="status-asked"]')).to_have_text("3 times", timeout=15_000)
+    expect(status_lane(page, "stream").locator('[data-show="status-asked"]')).to_have_text("once")
+    assert front.asked(url) == 1 + 3
+    page.get_by_role("heading", level=1).scroll_into_view_if_needed()
+    page.wait_for_function(
+        "() => new Promise((seen) => requestAnimationFrame(() => requestAnimationFrame(() => seen(true))))"
+    )
+    asked = front.asked(url)
+    wait_for_ticks(page, "stream", 4)
+    assert front.asked(url) == asked
+
+
+def test_the_two_lines_that_differ_are_those_that_run(page: Page, server: Server) -> None:
+    page.goto(server.url)
+    block = page.locator(".difference")
+    view, script = ((ROOT / name).read_text() for name in ("sse_demo/status.py", "static/js/status.js"))
+    decorator, streamed = block.locator("ins").all_inner_texts()
+    [polled] = block.locator("del").all_inner_texts()
+    assert f"\n{decorator}\ndef status(" in view
+    assert f"\n    {polled}\n    {streamed}\n" in script
+
+
+def test_where_to_begin_leads_from_ones_own_log_to_ones_own_decorator(page: Page, server: Server) -> None:
+    page.goto(server.url)
+    section = page.locator("section", has=page.get_by_role("heading", name="Where do I begin?"))
+    log, decorator, line = section.locator("pre code").all_inner_texts()
+    assert log.startswith("python manage.py polls ")
+    assert decorator == "@live(every=2)"
+    assert line in (ROOT / "README.md").read_text()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ import json
 import os
 import threading
 
+from django.conf import settings
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
@@ -10,7 +11,7 @@ from django.template import RequestContext, Template
 from django.urls import include, path
 from django.views.decorators.csrf import csrf_exempt
 
-from events import publish, views
+from events import live, publish, views
 from events.process import get_hub
 
 
@@ -78,7 +79,15 @@ def script_view(request: HttpRequest) -> HttpResponse:
     return HttpResponse(SCRIPT, content_type="text/javascript")
 
 
+@live(every=0.05)
+def state_view(request: HttpRequest, name: str) -> HttpResponse:
+    """What the test has written there, which a restart of this process leaves as it is."""
+    answer = json.loads((settings.STATIC_ROOT.parent / f"{name}.state").read_text())
+    return HttpResponse(answer["text"], answer["type"], answer["status"])
+
+
 urlpatterns = [
+    path("test/state/<name>/", state_view),
     path("test/orders/", page_view),
     path("test/orders.js", script_view),
     path("test/events/", stream_view),
