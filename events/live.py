@@ -15,7 +15,6 @@ from: those that its `Vary` names, and those that the view, a template or any mi
 was read, where the answer is `private`, and with `Authorization`, nobody else has sent the same.
 """
 
-import asyncio
 import io
 import logging
 import math
@@ -38,7 +37,7 @@ from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
 from django.core.signals import setting_changed
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
-from django.http.request import parse_cookie
+from django.http.cookie import parse_cookie
 from django.template.response import SimpleTemplateResponse
 from django.urls import get_script_prefix, set_script_prefix
 from django.utils.cache import get_conditional_response, patch_vary_headers
@@ -121,16 +120,17 @@ def live(
 
     def decorate(view: View) -> View:
         name = f"{view.__module__}.{getattr(view, '__qualname__', view)}"
+        is_async = _is_async(view)
 
         @wraps(view)
         def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
             visit = _Visit(plan, name, request, args, kwargs)
             if visit.wants_stream:
-                return sync_to_async(visit.open_stream)() if _is_in_event_loop() else visit.open_stream()
+                return sync_to_async(visit.open_stream)() if is_async else visit.open_stream()
             response = view(request, *args, **kwargs)
             return visit.finish_async(response) if isawaitable(response) else visit.finish(response)
 
-        if iscoroutinefunction(view):
+        if is_async:
             markcoroutinefunction(answer)
         if "rest_framework" in sys.modules:
             # @api_view, if it comes next, takes this from the function, and would answer 406 before we are asked.
@@ -140,12 +140,9 @@ def live(
     return decorate
 
 
-def _is_in_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+def _is_async(view: Any) -> bool:
+    owner = getattr(getattr(view, "func", None), "__self__", None)  # of a method that method_decorator has bound
+    return iscoroutinefunction(view) or getattr(owner, "view_is_async", False)
 
 
 def _keep_what_was_sent(environ: dict[str, Any] | None = None, **_: Any) -> None:
@@ -644,7 +641,7 @@ class _Evaluator:
         with self._following:
             if self._hub is not hub:
                 with self._changed:
-                    self._sources, self._on, self._heap = {}, {}, []
+                    self._sources, self._on, self._heap, self._learned = {}, {}, [], {}
                 hub.listen(self)
                 self._hub = hub
 
