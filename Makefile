@@ -28,9 +28,9 @@ check: .venv/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The tests with the oldest and the newest versions, each in its own environment. The interpreters are those on PATH or
+# The tests with each version that is supported, in an environment of its own. The interpreters are those on PATH or
 # pyenv's; PYTHON313=/opt/python/bin/python3 names another one.
-MATRIX ?= 3.11-django-5.2 3.13-django-6.1
+MATRIX ?= 3.11-django-5.2 3.12-django-6.0 3.13-django-6.1
 
 test-matrix: $(MATRIX:%=test-%)
 
