@@ -1,11 +1,11 @@
-"""The site of the documents: `make docs` builds it into build/site. A warning, such as a link that leads nowhere, is an error.
+"""The site of the documents: `make docs` builds it into build/site. A warning is an error, such as a dead link.
 
-Sphinx with MyST and Furo: all three are maintained and run on Python 3.11 to 3.13; MkDocs has had no release since 2024.
+Sphinx with MyST and Furo, as all three are maintained and run on Python 3.11 to 3.13; MkDocs was last released in 2024.
 The source directory is the repository, so that links are the same here and where it is browsed.
 """
 
 project = "sse-demo"
-copyright = "the contributors of sse-demo"
+project_copyright = "the contributors of sse-demo"
 extensions = ["myst_parser"]
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**.md"]

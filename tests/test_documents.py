@@ -72,7 +72,21 @@ TESTED = [
     (r"^ .*updates/s × interval", "a formula"),
 ]
 
-PROGRAMS = {"make", "python", "manage.py", "pip", "curl", "gunicorn", "tcpdump", "uvicorn", "git", "systemctl", "nginx", "celery", "twine"}
+PROGRAMS = {
+    "make",
+    "python",
+    "manage.py",
+    "pip",
+    "curl",
+    "gunicorn",
+    "tcpdump",
+    "uvicorn",
+    "git",
+    "systemctl",
+    "nginx",
+    "celery",
+    "twine",
+}
 SHELLS = {"sh", "bash", "shell", "console"}
 
 # What the documents name and is not in the repository: made by a command, the reader's own, or of other programs.
