@@ -65,7 +65,7 @@ def test_types_that_mean_something_to_the_client_are_reserved(type: str) -> None
 
 
 def test_they_are_those_that_feed_js_does_not_take_from_a_stream() -> None:
-    feed = Path(publishing.__file__).with_name("static") / "events" / "feed.js"
+    feed = Path(publishing.__file__).with_name("static") / "events" / "reader.js"
     reserved = re.search(r"RESERVED = new Set\((.*)\);", feed.read_text())
     assert reserved
     assert set(json.loads(reserved[1])) == RESERVED_TYPES
