@@ -1,4 +1,4 @@
-# make run | serve | test | check | fuzz | test-matrix | audit | chaos | bench | bench-publish
+# make run | serve | test | check | fuzz | test-matrix | audit | chaos | bench | bench-publish | docs
 #   PORT=8123 to choose the port, PYTHON=python3.13 the interpreter, JOBS=0 to test in one process (for --pdb, say)
 
 PORT ?= 8000
@@ -6,7 +6,7 @@ PYTHON ?= python3
 JOBS ?= 4
 BIN := .venv/bin
 
-.PHONY: run serve test check fuzz test-matrix audit chaos bench bench-publish clean
+.PHONY: run serve test check fuzz test-matrix audit chaos bench bench-publish docs clean
 
 run: .venv/run.stamp
 	DJANGO_DEBUG=1 $(BIN)/python manage.py migrate --verbosity 0
@@ -30,9 +30,9 @@ check: .venv/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The tests with the oldest and the newest versions, each in its own environment. The interpreters are those on PATH or
+# The tests with each version that is supported, in an environment of its own. The interpreters are those on PATH or
 # pyenv's; PYTHON313=/opt/python/bin/python3 names another one.
-MATRIX ?= 3.11-django-5.2 3.13-django-6.1
+MATRIX ?= 3.11-django-5.2 3.12-django-6.0 3.13-django-6.1
 
 test-matrix: $(MATRIX:%=test-%)
 
@@ -66,8 +66,15 @@ bench: .venv/bench.stamp
 	DJANGO_SECRET_KEY=benchmark $(BIN)/python manage.py collectstatic --noinput --verbosity 0
 	DJANGO_SECRET_KEY=benchmark $(BIN)/python -m benchmarks.run
 
+# A warning, such as a link that leads nowhere, is an error; the site is made anew, or a page once made would not be looked at.
+docs: .venv/docs.stamp  # the documents as a site, in build/site/
+	rm -rf build/site
+	.venv/docs/bin/sphinx-build --fail-on-warning --keep-going --nitpicky --fresh-env --write-all --quiet \
+		--doctree-dir build/doctrees --conf-dir docs --builder html . build/site
+	@echo "build/site/index.html"
+
 clean:
-	rm -rf .venv staticfiles .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis
+	rm -rf .venv build staticfiles .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -75,6 +82,11 @@ clean:
 .venv/audit.stamp: | .venv/bin/python
 	$(BIN)/python -m venv .venv/audit
 	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	@touch $@
+
+.venv/docs.stamp: docs/requirements.txt | .venv/bin/python
+	$(BIN)/python -m venv .venv/docs
+	.venv/docs/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
 	@touch $@
 
 version = $(firstword $(subst -, ,$*))

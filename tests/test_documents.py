@@ -18,14 +18,14 @@ from playwright._impl._driver import compute_driver_executable
 from events.conf import Config
 from tests.live.servers import ROOT
 
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 # What runs a command: the first pattern that is found in it says which test (file::name), or why none has to.
 # A block of configuration or of a page is accounted for in the same way, by its language and what is in it.
 TESTED = [
     (r"^make run\b", "tests/live/test_commands.py::test_make_runs_the_page"),
     (r"^make serve\b", "tests/live/test_commands.py::test_make_serves_the_page_as_in_production"),
-    (r"^make (test|check)\b", "runs this: .ci/run"),
+    (r"^make (test|check|docs)\b", "runs this: .ci/run"),
     (
         r"^make chaos\b",
         "tests/live/test_chaos.py::test_every_client_sees_every_event_once_and_in_order_whatever_happens",
@@ -37,6 +37,17 @@ TESTED = [
     (r"manage\.py collectstatic\b", "tests/live/test_commands.py::test_make_serves_the_page_as_in_production"),
     (r"manage\.py compare\b", "tests/live/test_compare.py::"),
     (r"manage\.py probe\b", "tests/live/test_probe.py::"),
+    (r"^python manage\.py test\b", "tests/live/test_recipes.py::test_the_tests_in_the_recipe_pass"),
+    (r"^celery\b", "tests/live/test_recipes.py::test_a_page_follows_a_task_of_celery"),
+    (r"^python -m build\b|^twine check\b", "tests/test_distribution.py::test_an_index_accepts_it"),
+    (r"^git clone\b", "what every test has begun with"),
+    (r"^curl -N -H .*\?channel=", "tests/live/test_recipes.py::test_a_token_reads_its_own_channel_alone"),
+    (r"^curl -H .*/publish/", "tests/test_publish_view.py::"),
+    (r"^(dockerfile |yaml # compose)", "tests/live/test_recipes.py::test_the_image_starts_and_is_healthy"),
+    (r"^yaml apiVersion", "tests/live/test_recipes.py::test_kubernetes_accepts_its_manifests"),
+    (r"^html \{# shop/", "tests/live/test_recipes.py::test_a_page_shows_what_is_saved"),
+    (r"^\{toctree\} ", "make docs"),
+    (r"^(http|text|json) ", "what the server says: tests/live/test_servers.py"),
     (r"^tcpdump\b", "needs a capture of a network interface, which only root may take"),
     (r"^curl (-N )?'?localhost", "tests/live/test_commands.py::test_curl_shows_the_stream_and_the_polls"),
     (r"manage\.py check\b", "tests/test_checks.py::"),
@@ -68,7 +79,21 @@ TESTED = [
     (r"^ .*updates/s × interval", "a formula"),
 ]
 
-PROGRAMS = {"make", "python", "manage.py", "pip", "curl", "gunicorn", "tcpdump", "uvicorn", "git", "systemctl", "nginx"}
+PROGRAMS = {
+    "make",
+    "python",
+    "manage.py",
+    "pip",
+    "curl",
+    "gunicorn",
+    "tcpdump",
+    "uvicorn",
+    "git",
+    "systemctl",
+    "nginx",
+    "celery",
+    "twine",
+}
 SHELLS = {"sh", "bash", "shell", "console"}
 
 # What the documents name and is not in the repository: made by a command, the reader's own, or of other programs.
@@ -149,9 +174,13 @@ def check_runner(command: str) -> None:
     by = runner(command)
     assert by, f"Add a line to TESTED in {__file__} that says which test runs this: {command}"
     if "::" in by:
-        file, _, name = by.partition("::")
-        assert not name or f"def {name}(" in (ROOT / file).read_text(), by
-        assert (ROOT / file).exists(), by
+        check_test(by)
+
+
+def check_test(test: str) -> None:
+    file, _, name = test.partition("::")
+    assert (ROOT / file).exists(), test
+    assert not name or f"def {name}(" in (ROOT / file).read_text(), test
 
 
 documents = pytest.mark.parametrize(
@@ -214,6 +243,13 @@ def test_every_file_that_is_named_exists(document: Document) -> None:
     for span in document.spans:
         if re.fullmatch(r"[\w@.-][\w@./-]*\.(py|js|md|css|html|toml|txt|conf|service|json|yml|yaml)", span):
             assert span in ELSEWHERE or any(f"/{name}".endswith(f"/{span}") for name in tracked), span
+
+
+@documents
+def test_every_test_that_is_named_exists(document: Document) -> None:
+    for span in document.spans:
+        if re.fullmatch(r"tests/[\w/]+\.py(::\w+)?", span):
+            check_test(span)
 
 
 @documents

@@ -111,7 +111,7 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     code = blocks(SECTION)
     with (directory / "mysite" / "settings.py").open("a") as settings:
         settings.write(code["python0"])
-    guide = (ROOT / "docs" / "feed.md").read_text().split("```html\n")[1].split("```")[0]
+    guide = (ROOT / "docs" / "reference" / "javascript.md").read_text().split("```html\n")[1].split("```")[0]
     for name, html in {"news": code["html4"], "orders": guide}.items():
         (directory / f"{name}.html").write_text(f"<!doctype html><title>{name}</title><body>{html}</body>")
     with (directory / "mysite" / "urls.py").open("a") as urls:
