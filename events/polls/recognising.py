@@ -1,0 +1,389 @@
+"""Which endpoints are polled: by whom, how often, and for how little."""
+
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from events.polls.request import Request
+from events.polls.rhythm import FEWEST, SHORT, Rhythm, find_rhythm
+from events.polls.visitors import Agent, Place, agent_of, object_of, place_of, view_of
+
+_TIMES = 96  # of one client for one thing, judged together
+_SERIES = 150_000  # clients and what they ask for, kept at once: some 150 MB at most
+_ENDPOINTS = 20_000
+_PATHS = 50_000
+_CLIENTS = 100_000  # of one endpoint that are told apart
+_AGREE = 5  # short visits of one pace that make a timer
+_NEAR = 0.3  # as much of the interval may those differ
+_WINDOWS = (10.0, 60.0)  # seconds
+_CROWD = (20, 5.0, 0.4)  # windows, requests in each, and the share of chance in their variance that shows timers
+_NO_LOAD = 0.05  # of all requests; what one program asks for is told from there on
+
+
+class _Tally:
+    """Of some requests: how many, and what they took."""
+
+    __slots__ = ("errors", "requests", "same", "seconds", "size", "timed")
+
+    def __init__(self) -> None:
+        self.requests = self.same = self.size = self.timed = self.errors = 0
+        self.seconds = 0.0
+
+    def add(self, other: "_Tally") -> None:
+        self.requests += other.requests
+        self.same += other.same
+        self.size += other.size
+        self.timed += other.timed
+        self.errors += other.errors
+        self.seconds += other.seconds
+
+
+class _Series(_Tally):
+    """One client's requests for one thing, as far as they have not been judged."""
+
+    __slots__ = ("agent", "body", "client", "endpoint", "last", "rhythm", "status", "sum", "times")
+
+    def __init__(self, endpoint: "_Endpoint", client: int, agent: Agent) -> None:
+        super().__init__()
+        self.endpoint, self.client, self.agent = endpoint, client, agent
+        self.times = array("d")
+        self.status = self.sum = self.last = 0.0
+        self.body: int | None = None
+        self.rhythm: Rhythm | None = None  # of the times before
+
+    def clear(self) -> None:
+        self.requests = self.same = self.size = self.timed = self.errors = 0
+        self.seconds = 0.0
+        self.times = array("d")
+
+
+class _Endpoint:
+    def __init__(self, method: str, view: str, example: str) -> None:
+        self.method, self.view, self.example = method, view, example
+        self.all = _Tally()
+        self.polls = _Tally()
+        self.not_polls = 0  # requests of clients that ask often, and at random
+        self.clients: set[int] = set()
+        self.paces: Counter[float] = Counter()  # polls, by the interval
+        self.by: Counter[Agent] = Counter()
+        self.short: dict[float, list[tuple[int, Agent, _Tally]]] = defaultdict(list)
+        self.short_visits = self.short_kept = 0
+        self.parameters: set[str] = set()
+        self.peak = self.peak_at = self.minute = self.in_minute = 0
+        self.windows = [[0.0, 0, -1, 0.0, 0, 0] for _ in _WINDOWS]  # which, count, last, squares, windows, sum
+
+    def count(self, request: Request) -> None:
+        self.all.requests += 1
+        minute = int(request.time // 60)
+        if minute != self.minute:
+            self.minute, self.in_minute = minute, 0
+        self.in_minute += 1
+        if self.in_minute > self.peak:
+            self.peak, self.peak_at = self.in_minute, minute * 60
+        for length, window in zip(_WINDOWS, self.windows, strict=True):
+            which = request.time // length
+            if which == window[0]:
+                window[1] += 1
+            elif which > window[0]:
+                if which == window[0] + 1:
+                    if window[2] >= 0:
+                        window[3] += (window[1] - window[2]) ** 2 / 2
+                        window[4] += 1
+                        window[5] += window[1]
+                    window[2] = window[1]
+                else:
+                    window[2] = -1
+                window[0], window[1] = which, 1
+
+    @property
+    def is_crowd(self) -> bool:
+        """Many clients that cannot be told apart ask more evenly than people do.
+
+        The numbers of random requests in one window and in the next differ by their mean (Poisson); those of timers
+        hardly differ, once a window is as long as their interval.
+        """
+        windows, each, share = _CROWD
+        return any(
+            window[4] >= windows and window[5] >= each * window[4] and window[3] < share * window[5]
+            for window in self.windows
+        )
+
+    def absorb(self, tally: _Tally, client: int, agent: Agent, interval: float) -> None:
+        self.polls.add(tally)
+        self.by[agent] += tally.requests
+        self.paces[float(f"{interval:.2g}") if interval < 10 else float(round(interval))] += tally.requests
+        if len(self.clients) < _CLIENTS:
+            self.clients.add(client)
+
+
+@dataclass
+class Polled:
+    """An endpoint that is polled."""
+
+    method: str
+    path: str  # … in place of what differs from object to object
+    example: str
+    parameters: list[str]
+    clients: int
+    interval: float | None  # seconds; None where clients cannot be told apart
+    polls: int
+    share: float  # of all requests in the log
+    same: int
+    errors: int
+    size: int  # bytes of all answers
+    seconds: float | None  # that all answers took; None where the log has no times
+    timed: int
+    peak: float  # polls a second, in the busiest minute
+    peak_at: float
+    by: str  # "browser" or "program"
+
+    @property
+    def changes(self) -> float:
+        """Answers that told something, a second, to one client."""
+        return (self.polls - self.same) / self.polls / self.interval if self.interval else 0.0
+
+    @property
+    def pages(self) -> float:
+        """Pages that were open at once, in the busiest minute."""
+        return max(1.0, self.peak * self.interval) if self.interval else 0.0
+
+
+@dataclass
+class Findings:
+    polled: list[Polled] = field(default_factory=list)
+    requests: int = 0
+    first: float = 0.0
+    last: float = 0.0
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def span(self) -> float:
+        return self.last - self.first
+
+
+def recognise(requests: Iterable[Request], fewest: int = FEWEST) -> Findings:
+    """What is polled, the endpoint with the most polls first. `fewest` polls make a poller."""
+    recogniser = _Recogniser(fewest)
+    try:
+        for request in requests:
+            recogniser.add(request)
+    except KeyboardInterrupt:
+        if not recogniser.requests:
+            raise
+    return recogniser.finish()
+
+
+class _Recogniser:
+    def __init__(self, fewest: int) -> None:
+        self.fewest = fewest
+        self.requests = 0
+        self.first, self.last = float("inf"), float("-inf")
+        self.left_out: Counter[str] = Counter()
+        self.agents: dict[str, Agent] = {}
+        self.paths: dict[str, tuple[Place, str]] = {}
+        self.endpoints: dict[tuple[str, str], _Endpoint] = {}
+        self.series: dict[int, _Series] = {}
+
+    def add(self, request: Request) -> None:
+        time, address, agent_text, method, target, status, size, seconds, body = request
+        self.requests += 1
+        if time < self.first:
+            self.first = time
+        if time > self.last:
+            self.last = time
+        agent = self.agents.get(agent_text) or self._agent(agent_text)
+        path, _, query = target.partition("?")
+        place, view = self.paths.get(path) or self._path(path)
+        if agent is Agent.CRAWLER:
+            self.left_out["crawlers"] += 1
+        elif agent is Agent.MONITOR or (place is Place.HEALTH and agent is Agent.PROGRAM):
+            self.left_out["health checks"] += 1
+        elif place is Place.ASSET:
+            self.left_out["assets"] += 1
+        elif path and status != 101:
+            key = hash((address, agent_text, method, object_of(path, query) if query else path))
+            series = self.series.get(key)
+            if series is None:
+                series = self._new_series(key, request, agent, path, view)
+            endpoint = series.endpoint
+            endpoint.count(request)
+            if query and len(endpoint.parameters) < 4:
+                endpoint.parameters.add(query.partition("=")[0][:20])
+            series.requests += 1
+            series.size += size
+            if status == 304 or (
+                status == series.status and status < 400 and size == series.sum and body == series.body
+            ):
+                series.same += 1
+            elif status >= 400:
+                series.errors += 1
+            series.status, series.sum, series.body, series.last = status, size, body, time
+            if seconds is not None:
+                series.timed += 1
+                series.seconds += seconds
+            series.times.append(time)
+            if len(series.times) >= _TIMES:
+                self._judge(series)
+
+    def _agent(self, text: str) -> Agent:
+        if len(self.agents) >= _PATHS:
+            self.agents.clear()
+        agent = self.agents[text] = agent_of(text)
+        return agent
+
+    def _path(self, path: str) -> tuple[Place, str]:
+        if len(self.paths) >= _PATHS:
+            self.paths.clear()
+        found = self.paths[path] = (place_of(path), view_of(path))
+        return found
+
+    def _new_series(self, key: int, request: Request, agent: Agent, path: str, view: str) -> _Series:
+        if len(self.series) >= _SERIES:
+            self._forget()
+        endpoint = self.endpoints.get((request.method, view))
+        if endpoint is None:
+            endpoint = self.endpoints[request.method, view] = _Endpoint(request.method, view, path)
+        client = hash((request.address, request.agent))
+        series = self.series[key] = _Series(endpoint, client, agent)
+        return series
+
+    def _forget(self) -> None:
+        """Judge the half that has been silent for longest, and the endpoints that nobody polls."""
+        lasts = sorted(series.last for series in self.series.values())
+        middle = lasts[len(lasts) // 2]
+        for key, series in list(self.series.items()):
+            if series.last <= middle:
+                self._judge(series)
+                del self.series[key]
+        if len(self.endpoints) > _ENDPOINTS:
+            used = {id(series.endpoint) for series in self.series.values()}
+            for name, endpoint in list(self.endpoints.items()):
+                if id(endpoint) not in used and not endpoint.polls.requests and endpoint.all.requests < 1_000:
+                    del self.endpoints[name]
+
+    def _judge(self, series: _Series) -> None:
+        endpoint, size = series.endpoint, len(series.times)
+        rhythm = find_rhythm(series.times, self.fewest)
+        if rhythm or (series.rhythm and size < self.fewest):
+            series.rhythm = rhythm or series.rhythm
+            assert series.rhythm
+            endpoint.absorb(series, series.client, series.agent, series.rhythm.interval)
+        elif size >= self.fewest:
+            endpoint.not_polls += size
+            series.rhythm = None
+        elif size >= SHORT:
+            endpoint.short_visits += 1
+            if (short := find_rhythm(series.times, SHORT)) and endpoint.short_kept < _TIMES * 10:
+                tally = _Tally()
+                tally.add(series)
+                endpoint.short_kept += 1
+                endpoint.short[short.interval].append((series.client, series.agent, tally))
+        series.clear()
+
+    def finish(self) -> Findings:
+        for series in self.series.values():
+            if series.times:
+                self._judge(series)
+        self.series.clear()
+        polled = []
+        for endpoint in self.endpoints.values():
+            _add_short_visits(endpoint)
+            if found := self._polled(endpoint):
+                polled.append(found)
+        polled = sorted(_together(polled), key=lambda one: -one.polls)
+        if not self.requests:
+            return Findings()
+        return Findings(polled, self.requests, self.first, self.last, dict(self.left_out))
+
+    def _polled(self, endpoint: _Endpoint) -> Polled | None:
+        polls, interval = endpoint.polls, _median(endpoint.paces)
+        if polls.requests < max(self.fewest, endpoint.not_polls):
+            if not endpoint.is_crowd or "…" in endpoint.view:
+                return None
+            polls, interval = endpoint.all, None
+        share = polls.requests / self.requests
+        by = Agent.PROGRAM if endpoint.by[Agent.PROGRAM] > endpoint.by[Agent.BROWSER] else Agent.BROWSER
+        is_monitor = by is Agent.PROGRAM or place_of(endpoint.example) is Place.HEALTH
+        if len(endpoint.clients) <= 2 and is_monitor and share < _NO_LOAD:
+            self.left_out["health checks"] += polls.requests
+            return None
+        return Polled(
+            method=endpoint.method,
+            path=endpoint.view,
+            example=endpoint.example,
+            parameters=sorted(endpoint.parameters),
+            clients=len(endpoint.clients),
+            interval=interval,
+            polls=polls.requests,
+            share=share,
+            same=polls.same,
+            errors=polls.errors,
+            size=polls.size,
+            seconds=polls.seconds if polls.timed else None,
+            timed=polls.timed,
+            peak=endpoint.peak / 60 * polls.requests / endpoint.all.requests,
+            peak_at=endpoint.peak_at,
+            by=by,
+        )
+
+
+def _median(paces: Counter[float]) -> float | None:
+    half = sum(paces.values()) / 2
+    for pace in sorted(paces):
+        half -= paces[pace]
+        if half <= 0:
+            return pace
+    return None
+
+
+def _add_short_visits(endpoint: _Endpoint) -> None:
+    """Visits too short to tell are polls where most are even, and of one pace, or of that of those who stayed."""
+    visits = Counter({pace: len(short) for pace, short in endpoint.short.items()})
+    pace = _median(endpoint.paces) or _median(visits)
+    near = [p for p in visits if pace and abs(p - pace) <= _NEAR * pace]
+    agreeing = sum(visits[p] for p in near)
+    if (endpoint.polls.requests or agreeing >= _AGREE) and agreeing >= min(endpoint.short_visits, _TIMES * 10) / 2:
+        for p in near:
+            for client, agent, tally in endpoint.short[p]:
+                endpoint.absorb(tally, client, agent, p)
+
+
+def _together(polled: list[Polled]) -> list[Polled]:
+    """One for those that differ in one part of the path only, which is a name: /rooms/blue/messages/ and others."""
+    groups: dict[tuple[str, str, int], list[Polled]] = defaultdict(list)
+    for one in polled:
+        parts = one.path.rstrip("/").split("/")
+        for i in range(1, len(parts) - 1):
+            rest = "/".join([*parts[:i], "…", *parts[i + 1 :]]) + ("/" if one.path.endswith("/") else "")
+            groups[one.method, rest, i].append(one)
+    merged: set[int] = set()
+    result: list[Polled] = []
+    for (_, path, _), group in sorted(groups.items(), key=lambda item: -len(item[1])):
+        if len(group) >= 3 and not merged & {id(one) for one in group}:
+            merged |= {id(one) for one in group}
+            result.append(_sum(path, group))
+    return result + [one for one in polled if id(one) not in merged]
+
+
+def _sum(path: str, group: list[Polled]) -> Polled:
+    most = max(group, key=lambda one: one.polls)
+    times = [one.seconds for one in group if one.seconds is not None]
+    return Polled(
+        method=most.method,
+        path=path,
+        example=most.example,
+        parameters=most.parameters,
+        clients=sum(one.clients for one in group),
+        interval=most.interval,
+        polls=sum(one.polls for one in group),
+        share=sum(one.share for one in group),
+        same=sum(one.same for one in group),
+        errors=sum(one.errors for one in group),
+        size=sum(one.size for one in group),
+        seconds=sum(times) if times else None,
+        timed=sum(one.timed for one in group),
+        peak=sum(one.peak for one in group),
+        peak_at=most.peak_at,
+        by=most.by,
+    )
