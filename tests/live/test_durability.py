@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -300,3 +302,39 @@ def test_tls_serves_as_well_and_only_with_a_certificate_that_is_trusted(valkey_s
     finally:
         log.close()
         proxy.remove()
+
+
+@contextmanager
+def frozen(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """A server that is there and says nothing, with all of its processes."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    pids = [process.pid, *map(int, children)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in reversed(pids):
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_a_database_that_hangs_keeps_nobody_from_what_memory_knows(
+    open_log: OpenLog, postgresql_server: PostgreSQL, static_root: Path
+) -> None:
+    server = open_log("postgresql").server(static_root)
+    with running(server), ThreadPoolExecutor(20) as threads:
+        cursor = server.poll(channel="a").json()["cursor"]
+        ahead = str(Cursor(Cursor.parse(cursor).major + 5_000, 0))
+        assert postgresql_server.process
+        with frozen(postgresql_server.process):
+            # More than the threads that requests have: only the database could say whether there is such a cursor.
+            asked = [threads.submit(server.poll, channel="a", since=ahead) for _ in range(20)]
+            known = [threads.submit(server.poll, channel="a", since=cursor) for _ in range(5)]
+            assert {answer.result(PATIENCE).status_code for answer in known} == {200}
+            assert {answer.result(PATIENCE).status_code for answer in asked} == {503}
+            assert requests.get(f"{server.url}/events/health/", timeout=PATIENCE).status_code == 503
+        while requests.get(f"{server.url}/events/health/", timeout=PATIENCE).status_code != 200:
+            pass
+        with Stream(server, {"Last-Event-ID": cursor}, channel="a") as stream:
+            given = server.publish("a", 1)
+            assert stream.next("message").id == given
