@@ -1,9 +1,9 @@
 """Which endpoints of a site are polled, by what the site has already: an access log, or a HAR saved from the browser.
 
 Three parts: `reading` makes requests of files (`lines` and `har` know the formats), `recognising` finds those that
-clients repeat at a steady pace (`rhythm` judges times, `visitors` knows paths and user agents), and `telling` says what
-was found, with what streaming would take (`formula`) and the code to write (`code`). Memory is bounded whatever the size
-of the log.
+clients repeat at a steady pace (`rhythm` judges times, `visitors` knows paths and user agents), and `telling` says
+what was found, with what streaming would take (`formula`) and the code to write (`code`). Memory is bounded whatever
+the size of the log.
 """
 
 from events.polls.reading import Progress, Unreadable, read

@@ -12,7 +12,7 @@ from events.polls.request import Request
 ACCEPTED = (
     "nginx and Apache: combined or common, also with fields after it, such as\n"
     "      $request_time and $http_x_forwarded_for",
-    "gunicorn: the default --access-logformat",
+    "gunicorn: the default --access-logformat; and what runserver prints",
     "JSON, one object on a line: nginx's escape=json, gunicorn's JSON formatters,\n"
     "      Caddy, `docker logs`; with the time, method, path and status",
     "any of these in .gz, and - for standard input",
@@ -21,13 +21,19 @@ ACCEPTED = (
 
 _QUOTED = r'"([^"\\]*(?:\\.[^"\\]*)*)"'
 _LINE = re.compile(
-    r"(?:(\S+) \S+ \S+|(?<=\S) - -|^ ?- -) \[([^\[\]\s]{19,40}(?: [+-]\d{4})?)\] "
+    r"\[([^\[\]\s]{19,40}(?: [+-]\d{4})?|\d\d/\w{3}/\d{4} [\d:]{8})\] "
     rf"{_QUOTED} (\d{{3}}) (\d+|-)(?: {_QUOTED} {_QUOTED})?(.*)"
 )
-_TIME = re.compile(r"(\d\d)/(\w{3})/(\d{4}):(\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)$")
-_MONTHS = {name: n for n, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
-_FORWARDED = re.compile(r'["=]((?:\d{1,3}(?:\.\d{1,3}){3}|[\da-fA-F]*:[\da-fA-F:.]*:[\da-fA-F.]*))(?:["\s,]|$)')
-_SECONDS = re.compile(r'(?:^|[\s=":])(\d+\.\d+)(?=$|[\s",s])')
+_TIME = re.compile(r"(\d\d)/(\w{3})/(\d{4})[: ](\d\d):(\d\d):(\d\d)(?: ([+-])(\d\d)(\d\d))?$")
+_MONTHS = {"Jan": 1, "Feb": 2, "Mar": 3, "Apr": 4, "May": 5, "Jun": 6}
+_MONTHS |= {"Jul": 7, "Aug": 8, "Sep": 9, "Oct": 10, "Nov": 11, "Dec": 12}
+_IPV4 = r"\d{1,3}(?:\.\d{1,3}){3}"
+_IPV6 = r"(?=[\da-fA-F:]*::|(?:[\da-fA-F]+:){6})[\da-fA-F:]+(?:\.[\d.]+)?"
+# nginx's own format `main` has X-Forwarded-For right after the user agent; elsewhere an address with a port is rather
+# that of the server behind.
+_FORWARDED = re.compile(rf'^ "\[?({_IPV4}|{_IPV6})\]?(?::\d+)?[",]|["=]({_IPV4}|{_IPV6})(?:["\s,]|$)')
+_SECONDS = re.compile(r'(?:^|[\s=":])(\d{1,5}\.\d{3,9})(?=$|[\s",s])')  # two decimals are a ratio of compression
+_PORT = re.compile(rf"({_IPV4}):\d+|\[({_IPV6})\](?::\d+)?")
 _ESCAPED = re.compile(r"\\x([\da-fA-F]{2})")
 _REMEMBERED = 10_000  # times and shapes of JSON; few are new in a log that is in order
 
@@ -57,7 +63,9 @@ _shapes: dict[tuple[str, ...], dict[str, str]] = {}
 def parse_line(line: str) -> Request | None:
     """The request of a line, or None when the line is cut, or of another format."""
     if match := _LINE.search(line):
-        address, when, first, status, size, _, agent, rest = match.groups()
+        when, first, status, size, _, agent, rest = match.groups()
+        before = line[: match.start()].split()
+        address = before[-3] if len(before) > 2 else ""  # gunicorn behind a Unix socket, and runserver, have none
         seconds = None
         if rest:
             address, seconds = _more(rest, address)
@@ -70,11 +78,11 @@ def _more(rest: str, address: str) -> tuple[str, float | None]:
     """What fields after the combined format say: the address of a client behind a proxy, and the time."""
     forwarded = _FORWARDED.search(rest)
     seconds = _SECONDS.search(rest)
-    return forwarded[1] if forwarded else address, float(seconds[1]) if seconds else None
+    return forwarded[1] or forwarded[2] if forwarded else address, float(seconds[1]) if seconds else None
 
 
 def _make(
-    when: object, address: object, agent: object, line: str, status: Any, size: Any, seconds: float | None
+    when: object, address: Any, agent: object, line: str, status: Any, size: Any, seconds: float | None
 ) -> Request | None:
     time = parse_time(when)
     method, _, target = line.partition(" ")
@@ -83,6 +91,8 @@ def _make(
         return None
     if not target or not method.isalpha():  # noise such as a TLS handshake: a request all the same
         method = target = ""
+    if address and (port := _PORT.fullmatch(str(address))):
+        address = port[1] or port[2]
     try:
         return Request(
             time, str(address or ""), str(agent or ""), method, _relative(target), int(status), _int(size), seconds
@@ -124,7 +134,7 @@ def parse_time(when: object) -> float | None:
 def _parse_time(when: str) -> float:
     if match := _TIME.match(when):
         day, month, year, hour, minute, second, sign, off_hours, off_minutes = match.groups()
-        offset = (int(off_hours) * 60 + int(off_minutes)) * (-60 if sign == "-" else 60)
+        offset = (int(off_hours or 0) * 60 + int(off_minutes or 0)) * (-60 if sign == "-" else 60)
         date = int(year), _MONTHS[month], int(day), int(hour), int(minute), int(second)
         datetime(*date, tzinfo=UTC)  # raises what timegm takes silently
         return float(timegm((*date, 0, 0, 0)) - offset)

@@ -1,9 +1,10 @@
 """Which endpoints are polled: by whom, how often, and for how little."""
 
 from array import array
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import ceil
 
 from events.polls.request import Request
 from events.polls.rhythm import FEWEST, SHORT, Rhythm, find_rhythm
@@ -14,6 +15,8 @@ _SERIES = 150_000  # clients and what they ask for, kept at once: some 150 MB at
 _ENDPOINTS = 20_000
 _PATHS = 50_000
 _CLIENTS = 100_000  # of one endpoint that are told apart
+_MINUTES = 20_000  # of one endpoint, two weeks; of more, those with the most polls
+_LONG = 400  # characters of a path or a user agent that are looked at
 _AGREE = 5  # short visits of one pace that make a timer
 _NEAR = 0.3  # as much of the interval may those differ
 _WINDOWS = (10.0, 60.0)  # seconds
@@ -67,10 +70,11 @@ class _Endpoint:
         self.clients: set[int] = set()
         self.paces: Counter[float] = Counter()  # polls, by the interval
         self.by: Counter[Agent] = Counter()
-        self.short: dict[float, list[tuple[int, Agent, _Tally]]] = defaultdict(list)
+        self.short: dict[float, list[tuple[_Tally, array[float], int, Agent]]] = defaultdict(list)
         self.short_visits = self.short_kept = 0
         self.parameters: set[str] = set()
-        self.peak = self.peak_at = self.minute = self.in_minute = 0
+        self.minutes: Counter[int] = Counter()  # polls
+        self.peak = self.peak_minute = self.minute = self.in_minute = 0  # of all requests, for a crowd
         self.windows = [[0.0, 0, -1, 0.0, 0, 0] for _ in _WINDOWS]  # which, count, last, squares, windows, sum
 
     def count(self, request: Request) -> None:
@@ -80,7 +84,7 @@ class _Endpoint:
             self.minute, self.in_minute = minute, 0
         self.in_minute += 1
         if self.in_minute > self.peak:
-            self.peak, self.peak_at = self.in_minute, minute * 60
+            self.peak, self.peak_minute = self.in_minute, minute
         for length, window in zip(_WINDOWS, self.windows, strict=True):
             which = request.time // length
             if which == window[0]:
@@ -109,12 +113,30 @@ class _Endpoint:
             for window in self.windows
         )
 
-    def absorb(self, tally: _Tally, client: int, agent: Agent, interval: float) -> None:
+    def absorb(self, tally: _Tally, times: "array[float]", client: int, agent: Agent, interval: float) -> None:
         self.polls.add(tally)
+        self.minutes.update(int(time // 60) for time in times)
+        if len(self.minutes) > _MINUTES:
+            self.minutes = Counter(dict(self.minutes.most_common(_MINUTES // 2)))
         self.by[agent] += tally.requests
         self.paces[float(f"{interval:.2g}") if interval < 10 else float(round(interval))] += tally.requests
         if len(self.clients) < _CLIENTS:
             self.clients.add(client)
+
+    def busiest(self, interval: float | None) -> tuple[float, int]:
+        """Polls a second in the busiest minute, or the busiest minutes that are as long as the interval; and when."""
+        if not interval:
+            return self.peak / 60, self.peak_minute
+        length = max(1, ceil(interval / 60))
+        most = (0, 0)
+        inside, polls = deque[int](), 0
+        for minute in sorted(self.minutes):
+            inside.append(minute)
+            polls += self.minutes[minute]
+            while inside[0] <= minute - length:
+                polls -= self.minutes[inside.popleft()]
+            most = max(most, (polls, inside[0]))
+        return most[0] / (60 * length), most[1]
 
 
 @dataclass
@@ -134,7 +156,7 @@ class Polled:
     size: int  # bytes of all answers
     seconds: float | None  # that all answers took; None where the log has no times
     timed: int
-    peak: float  # polls a second, in the busiest minute
+    peak: float  # polls a second, in the busiest minute, or as many as the interval has
     peak_at: float
     by: str  # "browser" or "program"
 
@@ -156,6 +178,7 @@ class Findings:
     first: float = 0.0
     last: float = 0.0
     left_out: dict[str, int] = field(default_factory=dict)
+    is_interrupted: bool = False
 
     @property
     def span(self) -> float:
@@ -163,15 +186,22 @@ class Findings:
 
 
 def recognise(requests: Iterable[Request], fewest: int = FEWEST) -> Findings:
-    """What is polled, the endpoint with the most polls first. `fewest` polls make a poller."""
+    """What is polled, the endpoint with the most polls first. `fewest` polls make a poller.
+
+    KeyboardInterrupt ends the reading, and what was read until then is judged; before anything was, it is raised.
+    """
     recogniser = _Recogniser(fewest)
+    is_interrupted = False
     try:
         for request in requests:
             recogniser.add(request)
     except KeyboardInterrupt:
         if not recogniser.requests:
             raise
-    return recogniser.finish()
+        is_interrupted = True
+    findings = recogniser.finish()
+    findings.is_interrupted = is_interrupted
+    return findings
 
 
 class _Recogniser:
@@ -187,6 +217,8 @@ class _Recogniser:
 
     def add(self, request: Request) -> None:
         time, address, agent_text, method, target, status, size, seconds, body = request
+        if len(agent_text) > _LONG:
+            agent_text = agent_text[:_LONG]
         self.requests += 1
         if time < self.first:
             self.first = time
@@ -194,6 +226,8 @@ class _Recogniser:
             self.last = time
         agent = self.agents.get(agent_text) or self._agent(agent_text)
         path, _, query = target.partition("?")
+        if len(path) > _LONG:
+            path = path[:_LONG]
         place, view = self.paths.get(path) or self._path(path)
         if agent is Agent.CRAWLER:
             self.left_out["crawlers"] += 1
@@ -264,11 +298,10 @@ class _Recogniser:
 
     def _judge(self, series: _Series) -> None:
         endpoint, size = series.endpoint, len(series.times)
-        rhythm = find_rhythm(series.times, self.fewest)
-        if rhythm or (series.rhythm and size < self.fewest):
-            series.rhythm = rhythm or series.rhythm
-            assert series.rhythm
-            endpoint.absorb(series, series.client, series.agent, series.rhythm.interval)
+        rhythm = find_rhythm(series.times, self.fewest) or (series.rhythm if size < self.fewest else None)
+        if rhythm:
+            series.rhythm = rhythm
+            endpoint.absorb(series, series.times, series.client, series.agent, rhythm.interval)
         elif size >= self.fewest:
             endpoint.not_polls += size
             series.rhythm = None
@@ -278,7 +311,7 @@ class _Recogniser:
                 tally = _Tally()
                 tally.add(series)
                 endpoint.short_kept += 1
-                endpoint.short[short.interval].append((series.client, series.agent, tally))
+                endpoint.short[short.interval].append((tally, series.times, series.client, series.agent))
         series.clear()
 
     def finish(self) -> Findings:
@@ -302,6 +335,7 @@ class _Recogniser:
             if not endpoint.is_crowd or "…" in endpoint.view:
                 return None
             polls, interval = endpoint.all, None
+        peak, peak_minute = endpoint.busiest(interval)
         share = polls.requests / self.requests
         by = Agent.PROGRAM if endpoint.by[Agent.PROGRAM] > endpoint.by[Agent.BROWSER] else Agent.BROWSER
         is_monitor = by is Agent.PROGRAM or place_of(endpoint.example) is Place.HEALTH
@@ -322,8 +356,8 @@ class _Recogniser:
             size=polls.size,
             seconds=polls.seconds if polls.timed else None,
             timed=polls.timed,
-            peak=endpoint.peak / 60 * polls.requests / endpoint.all.requests,
-            peak_at=endpoint.peak_at,
+            peak=peak,
+            peak_at=peak_minute * 60,
             by=by,
         )
 
@@ -345,8 +379,8 @@ def _add_short_visits(endpoint: _Endpoint) -> None:
     agreeing = sum(visits[p] for p in near)
     if (endpoint.polls.requests or agreeing >= _AGREE) and agreeing >= min(endpoint.short_visits, _TIMES * 10) / 2:
         for p in near:
-            for client, agent, tally in endpoint.short[p]:
-                endpoint.absorb(tally, client, agent, p)
+            for visit in endpoint.short[p]:
+                endpoint.absorb(*visit, p)
 
 
 def _together(polled: list[Polled]) -> list[Polled]:

@@ -7,6 +7,7 @@ variance is k times that of neighbours, so what counts is the share of it that i
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import sqrt
 from typing import NamedTuple
 
@@ -57,12 +58,12 @@ def find_rhythm(times: Sequence[float], fewest: int = FEWEST) -> Rhythm | None:
 
 def _runs(ordered: Sequence[float]) -> list[Sequence[float]]:
     """Apart where the page was closed, or the tab hidden: where a gap is much longer than nearly all are."""
-    gaps = sorted(b - a for a, b in zip(ordered, ordered[1:], strict=False))
+    gaps = sorted(b - a for a, b in pairwise(ordered))
     pause = 4 * gaps[len(gaps) * 9 // 10 - (1 if len(gaps) < 20 else 0)] + 1
     if gaps[-1] <= pause:
         return [ordered]
     starts = [0, *(i for i in range(1, len(ordered)) if ordered[i] - ordered[i - 1] > pause), len(ordered)]
-    runs = [ordered[start:end] for start, end in zip(starts, starts[1:], strict=False)]
+    runs = [ordered[start:end] for start, end in pairwise(starts)]
     return [run for run in runs if len(run) > 1] or [ordered]
 
 

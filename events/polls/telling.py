@@ -34,7 +34,7 @@ _COLUMNS: tuple[Column, ...] = (
 
 
 def as_text(findings: Findings, progress: Progress, names: Sequence[str]) -> str:
-    lines = [*_summary(findings, names), *_notes(progress)]
+    lines = [*_summary(findings, names), *_notes(findings, progress)]
     if findings.polled:
         lines += ["", *_table(findings.polled, has_time=any(one.seconds is not None for one in findings.polled))]
         detailed = [one for one in findings.polled if one.share >= _LEAST][:_DETAILED] or findings.polled[:1]
@@ -57,6 +57,8 @@ def as_json(findings: Findings, progress: Progress) -> dict[str, Any]:
         "requests": findings.requests,
         "first": _iso(findings.first) if findings.requests else None,
         "last": _iso(findings.last) if findings.requests else None,
+        "interrupted": findings.is_interrupted,
+        "cut_off": progress.cut,
         "unreadable_lines": progress.skipped,
         "left_out": findings.left_out,
         "polled": [_endpoint(one) for one in findings.polled],
@@ -120,7 +122,9 @@ def _summary(findings: Findings, names: Sequence[str]) -> Iterator[str]:
         yield f"Not looked at: {out}."
 
 
-def _notes(progress: Progress) -> Iterator[str]:
+def _notes(findings: Findings, progress: Progress) -> Iterator[str]:
+    if findings.is_interrupted:
+        yield "Interrupted: this is what was read until then."
     if progress.skipped:
         yield (
             f"{progress.skipped:,} line{_s(progress.skipped)} of {progress.lines:,} could not be read"
@@ -129,7 +133,7 @@ def _notes(progress: Progress) -> Iterator[str]:
         if progress.first_skipped:
             yield f"    {''.join(c if c.isprintable() else '·' for c in progress.first_skipped[: WIDTH - 4])}"
     for name in progress.cut:
-        yield f"{name} ends in the middle; what comes before that is told here."
+        yield f"{name} is cut off or damaged; what comes before that is told here."
 
 
 def _table(polled: Sequence[Polled], has_time: bool) -> Iterator[str]:
@@ -163,17 +167,16 @@ def _detail(one: Polled) -> Iterator[str]:
     for hint in code.hints:
         yield from textwrap.wrap(hint, WIDTH, initial_indent="  ", subsequent_indent="  ")
     yield ""
-    yield from _needs(one) if one.interval else _cannot_tell(one)
+    yield from _needs(one, one.interval) if one.interval else _cannot_tell(one)
     yield from _lines_to_write(code)
 
 
-def _needs(one: Polled) -> Iterator[str]:
-    assert one.interval
+def _needs(one: Polled, interval: float) -> Iterator[str]:
     pages = max(1, round(one.pages))
     then = datetime.fromtimestamp(one.peak_at, UTC)
     yield f"  {f'at {then:%H:%M} UTC, the busiest minute':<34}{'requests/s':>11}{'cores':>10}{'bytes/s':>11}"
     ways = (
-        (f"polling each {seconds(one.interval)}", formula.polling(pages, one.changes, one.interval)),
+        (f"polling each {seconds(interval)}", formula.polling(pages, one.changes, interval)),
         (f"streaming to {number(pages)} page{_s(pages)}", formula.streaming(pages, one.changes)),
     )
     for name, need in ways:
@@ -260,7 +263,7 @@ def percent(part: float, share: float) -> str:
     if not part or not share:
         return "0"
     if share < 0.001:
-        return "< 0.1%"
+        return "<0.1 %"
     if share < 0.0995:
         return f"{100 * share:.2g} %"
     return f"{100 * share:.0f} %" if share < 0.99 or share == 1 else "99 %"

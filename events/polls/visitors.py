@@ -71,6 +71,6 @@ def view_of(path: str) -> str:
 
 
 def object_of(path: str, query: str) -> str:
-    """What of a target stays the same from poll to poll, unlike ?since=: the path, and what names a page or an object."""
+    """What of a target stays the same from poll to poll, unlike ?since=: the path, and what names an object."""
     named = _PAGED.findall(query) if "=" in query else None
     return f"{path}?{'&'.join(named)}" if named else path

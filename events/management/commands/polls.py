@@ -3,22 +3,24 @@
 import json
 import sys
 import time
+from contextlib import ExitStack
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
 from events.polls import Progress, Unreadable, as_json, as_text, read, recognise
+from events.polls.rhythm import FEWEST
 
 EVERY = 0.1  # seconds, between two looks of the progress bar
 BAR = 30  # columns
-FEWEST_IN_HAR = 5  # polls; one person's browser, for as long as somebody looked
+FEWEST_IN_HAR = 5  # of one person's browser, for as long as somebody looked
 
 
 class Command(BaseCommand):
     help = (
-        "Read a site's access log, or a HAR saved from the browser, and name the endpoints that are polled: by how many "
-        "clients, how often, for how much; what streaming would take instead, and the line of code to write. Exit "
-        "status: 0, also when nothing is polled; 2 for what cannot be read."
+        "Read a site's access log, or a HAR saved from the browser, and name the endpoints that are polled: by how "
+        "many clients, how often, for how much; what streaming would take instead, and the line of code to write. "
+        "Exit status: 0, also when nothing is polled; 2 for what cannot be read."
     )
     requires_system_checks = ()  # it may speak of any site
 
@@ -36,29 +38,23 @@ class Command(BaseCommand):
         bar = _Bar(self)
         progress = Progress(bar.show)
         try:
-            requests = read(options["files"], progress)
-            first = next(requests, None)
-            fewest = {"fewest": FEWEST_IN_HAR} if progress.is_har else {}
-            findings = recognise(_with(first, requests), **fewest)
+            with ExitStack() as files:
+                requests = read(options["files"], progress, files)
+                findings = recognise(requests, FEWEST_IN_HAR if progress.is_har else FEWEST)
         except Unreadable as error:
-            bar.clear()
-            self.stderr.write(str(error))
-            sys.exit(2)
+            self._fail(bar, str(error))
         except KeyboardInterrupt:
-            bar.clear()
-            self.stderr.write("Interrupted before anything was read.")
-            sys.exit(2)
+            self._fail(bar, "Interrupted before anything was read.")
         bar.clear()
         if options["json"]:
             self.stdout.write(json.dumps(as_json(findings, progress), indent=2, ensure_ascii=False))
         else:
             self.stdout.write(as_text(findings, progress, options["files"]))
 
-
-def _with(first: Any, rest: Any) -> Any:
-    if first is not None:
-        yield first
-        yield from rest
+    def _fail(self, bar: "_Bar", message: str) -> None:
+        bar.clear()
+        self.stderr.write(message)
+        sys.exit(2)
 
 
 class _Bar:
