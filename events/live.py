@@ -113,6 +113,7 @@ def live(
                 visit = _Visit(plan, name, request, args, kwargs)
                 return visit.finish(await view(visit.prepare(), *args, **kwargs))
 
+            answer_async.is_live = True  # type: ignore[attr-defined]
             return answer_async  # type: ignore[return-value]
 
         @wraps(view)
@@ -120,6 +121,7 @@ def live(
             visit = _Visit(plan, name, request, args, kwargs)
             return visit.finish(view(visit.prepare(), *args, **kwargs))
 
+        answer.is_live = True  # type: ignore[attr-defined]  # for `manage.py polls`
         return answer  # type: ignore[return-value]
 
     return decorate

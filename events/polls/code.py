@@ -40,10 +40,16 @@ def code_for(one: Polled) -> Code:
             ),
         )
     kind = getattr(view, "view_class", None) or getattr(view, "cls", None)
+    page = (f'new FeedSource("{one.example}")',)
+    if match and (hasattr(match.func, "is_live") or hasattr(getattr(kind, "dispatch", None), "is_live")):
+        hint = "It is a live view already, which these clients still poll: the page is what remains to be changed."
+        return Code(_place(kind or view), (), page, (hint,))
     every = f"live(every={pace(one.interval):g})" if one.interval else "live(every=SECONDS)"
     decorator = f'@method_decorator({every}, name="dispatch")' if kind else f"@{every}"
     method = ["from django.utils.decorators import method_decorator", ""] if kind else []
     hints = []
+    if one.path.startswith("http"):
+        hints.append("Another host than the page's answers it; where that is yours, it is the one to change.")
     if one.method not in ("GET", "HEAD"):
         hints.append(f"It is polled with {one.method}: a live view is one that answers GET, so make it that first.")
     if one.by == "program":
@@ -51,7 +57,7 @@ def code_for(one: Polled) -> Code:
     return Code(
         _place(kind or view),
         (*method[:1], "from events.live import live", "", decorator),
-        (f'new FeedSource("{one.example}")',),
+        page,
         tuple(hints),
     )
 

@@ -68,10 +68,11 @@ class _Source:
         self.progress = progress
         self.start = b""
         try:
+            raw: Any
             if name == "-":
                 raw = sys.stdin.buffer
             else:
-                raw = files.enter_context(Path(name).open("rb"))  # type: ignore[assignment]
+                raw = files.enter_context(Path(name).open("rb"))  # noqa: SIM115
                 progress.size += Path(name).stat().st_size
                 progress.files.append(raw)
             self.file: Any = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw

@@ -17,10 +17,12 @@ _PATHS = 50_000
 _CLIENTS = 100_000  # of one endpoint that are told apart
 _MINUTES = 20_000  # of one endpoint, two weeks; of more, those with the most polls
 _LONG = 400  # characters of a path or a user agent that are looked at
+_FEW = 100  # requests for one thing, less than a crowd
+_SHORT_VISITS = 1_000  # of one endpoint
 _AGREE = 5  # short visits of one pace that make a timer
 _NEAR = 0.3  # as much of the interval may those differ
 _WINDOWS = (10.0, 60.0)  # seconds
-_CROWD = (20, 5.0, 0.4)  # windows, requests in each, and the share of chance in their variance that shows timers
+_EVEN = (20, 5.0, 0.4)  # windows, requests in each, and the share of chance in their variance that shows timers
 _NO_LOAD = 0.05  # of all requests; what one program asks for is told from there on
 
 
@@ -61,72 +63,34 @@ class _Series(_Tally):
         self.times = array("d")
 
 
-class _Endpoint:
-    def __init__(self, method: str, view: str, example: str) -> None:
-        self.method, self.view, self.example = method, view, example
-        self.all = _Tally()
-        self.polls = _Tally()
-        self.not_polls = 0  # requests of clients that ask often, and at random
+class _Polls(_Tally):
+    """Those of an endpoint that a timer made."""
+
+    __slots__ = ("by", "clients", "minutes", "paces")
+
+    def __init__(self) -> None:
+        super().__init__()
         self.clients: set[int] = set()
         self.paces: Counter[float] = Counter()  # polls, by the interval
         self.by: Counter[Agent] = Counter()
-        self.short: dict[float, list[tuple[_Tally, array[float], int, Agent]]] = defaultdict(list)
-        self.short_visits = self.short_kept = 0
-        self.parameters: set[str] = set()
         self.minutes: Counter[int] = Counter()  # polls
-        self.peak = self.peak_minute = self.minute = self.in_minute = 0  # of all requests, for a crowd
-        self.windows = [[0.0, 0, -1, 0.0, 0, 0] for _ in _WINDOWS]  # which, count, last, squares, windows, sum
-
-    def count(self, request: Request) -> None:
-        self.all.requests += 1
-        minute = int(request.time // 60)
-        if minute != self.minute:
-            self.minute, self.in_minute = minute, 0
-        self.in_minute += 1
-        if self.in_minute > self.peak:
-            self.peak, self.peak_minute = self.in_minute, minute
-        for length, window in zip(_WINDOWS, self.windows, strict=True):
-            which = request.time // length
-            if which == window[0]:
-                window[1] += 1
-            elif which > window[0]:
-                if which == window[0] + 1:
-                    if window[2] >= 0:
-                        window[3] += (window[1] - window[2]) ** 2 / 2
-                        window[4] += 1
-                        window[5] += window[1]
-                    window[2] = window[1]
-                else:
-                    window[2] = -1
-                window[0], window[1] = which, 1
-
-    @property
-    def is_crowd(self) -> bool:
-        """Many clients that cannot be told apart ask more evenly than people do.
-
-        The numbers of random requests in one window and in the next differ by their mean (Poisson); those of timers
-        hardly differ, once a window is as long as their interval.
-        """
-        windows, each, share = _CROWD
-        return any(
-            window[4] >= windows and window[5] >= each * window[4] and window[3] < share * window[5]
-            for window in self.windows
-        )
 
     def absorb(self, tally: _Tally, times: "array[float]", client: int, agent: Agent, interval: float) -> None:
-        self.polls.add(tally)
-        self.minutes.update(int(time // 60) for time in times)
-        if len(self.minutes) > _MINUTES:
-            self.minutes = Counter(dict(self.minutes.most_common(_MINUTES // 2)))
+        self.add(tally)
         self.by[agent] += tally.requests
         self.paces[float(f"{interval:.2g}") if interval < 10 else float(round(interval))] += tally.requests
         if len(self.clients) < _CLIENTS:
             self.clients.add(client)
+        self.minutes.update(int(time // 60) for time in times)
+        if len(self.minutes) > _MINUTES:
+            self.minutes = Counter(dict(self.minutes.most_common(_MINUTES // 2)))
 
-    def busiest(self, interval: float | None) -> tuple[float, int]:
+    @property
+    def interval(self) -> float | None:
+        return _median(self.paces)
+
+    def busiest(self, interval: float) -> tuple[float, int]:
         """Polls a second in the busiest minute, or the busiest minutes that are as long as the interval; and when."""
-        if not interval:
-            return self.peak / 60, self.peak_minute
         length = max(1, ceil(interval / 60))
         most = (0, 0)
         inside, polls = deque[int](), 0
@@ -137,6 +101,123 @@ class _Endpoint:
                 polls -= self.minutes[inside.popleft()]
             most = max(most, (polls, inside[0]))
         return most[0] / (60 * length), most[1]
+
+
+class _Crowd:
+    """Whether many clients that cannot be told apart ask more evenly than people do.
+
+    The numbers of random requests in one window and in the next differ by their mean (Poisson); those of timers hardly
+    differ, once a window is as long as their interval.
+    """
+
+    __slots__ = ("minutes", "windows")
+
+    def __init__(self) -> None:
+        self.windows = [[0.0, 0, -1, 0.0, 0, 0] for _ in _WINDOWS]  # which, count, last, squares, windows, sum
+        self.minutes = [0, 0, 0, 0]  # which, requests, the most, when
+
+    def count(self, time: float) -> None:
+        which = int(time // 60)
+        minutes = self.minutes
+        if which != minutes[0]:
+            minutes[:2] = which, 0
+        minutes[1] += 1
+        if minutes[1] > minutes[2]:
+            minutes[2:] = minutes[1], which
+        for length, window in zip(_WINDOWS, self.windows, strict=True):
+            number = time // length
+            if number == window[0]:
+                window[1] += 1
+            elif number > window[0]:
+                if number == window[0] + 1:
+                    if window[2] >= 0:
+                        window[3] += (window[1] - window[2]) ** 2 / 2
+                        window[4] += 1
+                        window[5] += window[1]
+                    window[2] = window[1]
+                else:
+                    window[2] = -1
+                window[0], window[1] = number, 1
+
+    @property
+    def is_even(self) -> bool:
+        windows, each, share = _EVEN
+        return any(
+            window[4] >= windows and window[5] >= each * window[4] and window[3] < share * window[5]
+            for window in self.windows
+        )
+
+
+class _Endpoint:
+    __slots__ = (
+        "crowd",
+        "example",
+        "judged",
+        "method",
+        "not_polls",
+        "parameters",
+        "polls",
+        "requests",
+        "short",
+        "view",
+    )
+
+    def __init__(self, method: str, view: str, example: str) -> None:
+        self.method, self.view, self.example = method, view, example
+        self.requests = 0
+        self.judged = _Tally()
+        self.not_polls = 0  # requests of clients that ask often, and at random
+        # Most endpoints never have these.
+        self.polls: _Polls | None = None
+        self.crowd: _Crowd | None = None
+        self.short: _ShortVisits | None = None
+        self.parameters: set[str] | None = None
+
+    def count(self, time: float, query: str) -> None:
+        self.requests += 1
+        if self.crowd:
+            self.crowd.count(time)
+        elif self.requests > _FEW:
+            self.crowd = _Crowd()
+        if query:
+            if self.parameters is None:
+                self.parameters = set()
+            if len(self.parameters) < 4:
+                self.parameters.add(query.partition("=")[0][:20])
+
+    def absorb(self, tally: _Tally, times: "array[float]", client: int, agent: Agent, interval: float) -> None:
+        if self.polls is None:
+            self.polls = _Polls()
+        self.polls.absorb(tally, times, client, agent, interval)
+
+    def add_short_visits(self) -> None:
+        """Visits too short to tell are polls where most are even, and of one pace, or of that of those who stayed."""
+        if not self.short:
+            return
+        visits = Counter({pace: len(short) for pace, short in self.short.kept.items()})
+        pace = self.polls.interval if self.polls else _median(visits)
+        near = [p for p in visits if pace and abs(p - pace) <= _NEAR * pace]
+        agreeing = sum(visits[p] for p in near)
+        if (self.polls or agreeing >= _AGREE) and agreeing >= min(self.short.all, _SHORT_VISITS) / 2:
+            for p in near:
+                for visit in self.short.kept[p]:
+                    self.absorb(*visit, p)
+
+
+class _ShortVisits:
+    __slots__ = ("all", "kept", "many")
+
+    def __init__(self) -> None:
+        self.all = self.many = 0
+        self.kept: dict[float, list[tuple[_Tally, array[float], int, Agent]]] = defaultdict(list)  # by the interval
+
+    def add(self, series: _Series) -> None:
+        self.all += 1
+        if self.many < _SHORT_VISITS and (rhythm := find_rhythm(series.times, SHORT)):
+            tally = _Tally()
+            tally.add(series)
+            self.many += 1
+            self.kept[rhythm.interval].append((tally, series.times, series.client, series.agent))
 
 
 @dataclass
@@ -241,9 +322,7 @@ class _Recogniser:
             if series is None:
                 series = self._new_series(key, request, agent, path, view)
             endpoint = series.endpoint
-            endpoint.count(request)
-            if query and len(endpoint.parameters) < 4:
-                endpoint.parameters.add(query.partition("=")[0][:20])
+            endpoint.count(time, query)
             series.requests += 1
             series.size += size
             if status == 304 or (
@@ -293,7 +372,7 @@ class _Recogniser:
         if len(self.endpoints) > _ENDPOINTS:
             used = {id(series.endpoint) for series in self.series.values()}
             for name, endpoint in list(self.endpoints.items()):
-                if id(endpoint) not in used and not endpoint.polls.requests and endpoint.all.requests < 1_000:
+                if id(endpoint) not in used and not endpoint.polls and endpoint.requests < 1_000:
                     del self.endpoints[name]
 
     def _judge(self, series: _Series) -> None:
@@ -306,12 +385,10 @@ class _Recogniser:
             endpoint.not_polls += size
             series.rhythm = None
         elif size >= SHORT:
-            endpoint.short_visits += 1
-            if (short := find_rhythm(series.times, SHORT)) and endpoint.short_kept < _TIMES * 10:
-                tally = _Tally()
-                tally.add(series)
-                endpoint.short_kept += 1
-                endpoint.short[short.interval].append((tally, series.times, series.client, series.agent))
+            if endpoint.short is None:
+                endpoint.short = _ShortVisits()
+            endpoint.short.add(series)
+        endpoint.judged.add(series)
         series.clear()
 
     def finish(self) -> Findings:
@@ -321,7 +398,7 @@ class _Recogniser:
         self.series.clear()
         polled = []
         for endpoint in self.endpoints.values():
-            _add_short_visits(endpoint)
+            endpoint.add_short_visits()
             if found := self._polled(endpoint):
                 polled.append(found)
         polled = sorted(_together(polled), key=lambda one: -one.polls)
@@ -330,57 +407,51 @@ class _Recogniser:
         return Findings(polled, self.requests, self.first, self.last, dict(self.left_out))
 
     def _polled(self, endpoint: _Endpoint) -> Polled | None:
-        polls, interval = endpoint.polls, _median(endpoint.paces)
-        if polls.requests < max(self.fewest, endpoint.not_polls):
-            if not endpoint.is_crowd or "…" in endpoint.view:
-                return None
-            polls, interval = endpoint.all, None
-        peak, peak_minute = endpoint.busiest(interval)
-        share = polls.requests / self.requests
-        by = Agent.PROGRAM if endpoint.by[Agent.PROGRAM] > endpoint.by[Agent.BROWSER] else Agent.BROWSER
+        polls, by = endpoint.polls, Agent.BROWSER
+        if polls and polls.requests >= max(self.fewest, endpoint.not_polls):
+            tally: _Tally = polls
+            clients, interval = len(polls.clients), polls.interval
+            peak, minute = polls.busiest(interval or 0)
+            if polls.by[Agent.PROGRAM] > polls.by[Agent.BROWSER]:
+                by = Agent.PROGRAM
+        elif endpoint.crowd and endpoint.crowd.is_even and "…" not in endpoint.view:
+            tally = endpoint.judged
+            clients, interval = 0, None
+            peak, minute = endpoint.crowd.minutes[2] / 60, endpoint.crowd.minutes[3]
+        else:
+            return None
+        share = tally.requests / self.requests
         is_monitor = by is Agent.PROGRAM or place_of(endpoint.example) is Place.HEALTH
-        if len(endpoint.clients) <= 2 and is_monitor and share < _NO_LOAD:
-            self.left_out["health checks"] += polls.requests
+        if clients <= 2 and is_monitor and share < _NO_LOAD:
+            self.left_out["health checks"] += tally.requests
             return None
         return Polled(
             method=endpoint.method,
             path=endpoint.view,
             example=endpoint.example,
-            parameters=sorted(endpoint.parameters),
-            clients=len(endpoint.clients),
+            parameters=sorted(endpoint.parameters or ()),
+            clients=clients,
             interval=interval,
-            polls=polls.requests,
+            polls=tally.requests,
             share=share,
-            same=polls.same,
-            errors=polls.errors,
-            size=polls.size,
-            seconds=polls.seconds if polls.timed else None,
-            timed=polls.timed,
+            same=tally.same,
+            errors=tally.errors,
+            size=tally.size,
+            seconds=tally.seconds if tally.timed else None,
+            timed=tally.timed,
             peak=peak,
-            peak_at=peak_minute * 60,
+            peak_at=minute * 60,
             by=by,
         )
 
 
-def _median(paces: Counter[float]) -> float | None:
-    half = sum(paces.values()) / 2
-    for pace in sorted(paces):
-        half -= paces[pace]
+def _median(counts: Counter[float]) -> float | None:
+    half = sum(counts.values()) / 2
+    for value in sorted(counts):
+        half -= counts[value]
         if half <= 0:
-            return pace
+            return value
     return None
-
-
-def _add_short_visits(endpoint: _Endpoint) -> None:
-    """Visits too short to tell are polls where most are even, and of one pace, or of that of those who stayed."""
-    visits = Counter({pace: len(short) for pace, short in endpoint.short.items()})
-    pace = _median(endpoint.paces) or _median(visits)
-    near = [p for p in visits if pace and abs(p - pace) <= _NEAR * pace]
-    agreeing = sum(visits[p] for p in near)
-    if (endpoint.polls.requests or agreeing >= _AGREE) and agreeing >= min(endpoint.short_visits, _TIMES * 10) / 2:
-        for p in near:
-            for visit in endpoint.short[p]:
-                endpoint.absorb(*visit, p)
 
 
 def _together(polled: list[Polled]) -> list[Polled]:

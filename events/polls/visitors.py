@@ -40,6 +40,7 @@ _HEALTH = re.compile(
     r"ht|nginx_status|server-status|stub_status)/?$",
     re.IGNORECASE,
 )
+_DIGIT = re.compile(r"\d")
 _ID = re.compile(
     r"\d+|[0-9a-f]{8}-[0-9a-f]{4}-.*|(?=.*\d)[0-9a-f]{8,}|(?=.*\d)[\w~-]{20,}|[a-z]{0,8}[-_]?\d{2,}([-_]\d+)*|"
     r"(?=(?:.*\d){3})(?=.*[a-z])[\w-]{8,}",
@@ -65,7 +66,7 @@ def place_of(path: str) -> Place:
 
 def view_of(path: str) -> str:
     """The path with … in place of what differs from object to object: numbers, UUIDs, hashes, tokens."""
-    if not any(character.isdigit() for character in path):
+    if not _DIGIT.search(path):
         return path
     return "/".join("…" if part and _ID.fullmatch(part) else part for part in path.split("/"))
 
