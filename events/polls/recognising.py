@@ -131,7 +131,8 @@ class _Crowd:
             elif number > window[0]:
                 if number == window[0] + 1:
                     if window[2] >= 0:
-                        window[3] += (window[1] - window[2]) ** 2 / 2
+                        squares = (window[1] - window[2]) ** 2 / 2
+                        window[3] += min(squares, 2 * (window[1] + window[2]))  # a rush, or its end, counts as four
                         window[4] += 1
                         window[5] += window[1]
                     window[2] = window[1]
@@ -377,7 +378,9 @@ class _Recogniser:
 
     def _judge(self, series: _Series) -> None:
         endpoint, size = series.endpoint, len(series.times)
-        rhythm = find_rhythm(series.times, self.fewest) or (series.rhythm if size < self.fewest else None)
+        rhythm = find_rhythm(series.times, self.fewest)
+        if not rhythm and series.rhythm and size < self.fewest * series.rhythm.timers:  # too few to judge
+            rhythm = series.rhythm
         if rhythm:
             series.rhythm = rhythm
             endpoint.absorb(series, series.times, series.client, series.agent, rhythm.interval)

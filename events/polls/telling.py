@@ -99,13 +99,13 @@ def _endpoint(one: Polled) -> dict[str, Any]:
 def _summary(findings: Findings, names: Sequence[str]) -> Iterator[str]:
     log = ", ".join("standard input" if name == "-" else name for name in names[:3])
     log += f" and {len(names) - 3} more" if len(names) > 3 else ""
+    yield log if len(log) <= WIDTH else f"…{log[1 - WIDTH :]}"
     if not findings.requests:
-        yield f"{log}: empty, there is no request in it."
+        yield "It is empty: there is no request in it."
         return
     total = sum(one.share for one in findings.polled)
     first, last = (datetime.fromtimestamp(time, UTC) for time in (findings.first, findings.last))
     until = f"{last:%H:%M}" if first.date() == last.date() else f"{last:%-d %b %H:%M}"
-    yield log if len(log) <= WIDTH else log[: WIDTH - 1] + "…"
     yield (
         f"{findings.requests:,} request{_s(findings.requests)} in {seconds(findings.span)}, "
         f"{first:%-d %b %Y %H:%M} to {until} UTC"
@@ -133,7 +133,7 @@ def _notes(findings: Findings, progress: Progress) -> Iterator[str]:
         if progress.first_skipped:
             yield f"    {''.join(c if c.isprintable() else '·' for c in progress.first_skipped[: WIDTH - 4])}"
     for name in progress.cut:
-        yield f"{name} is cut off or damaged; what comes before that is told here."
+        yield f"{name if len(name) < 30 else '…' + name[-29:]} is cut off or damaged; what comes before is told."
 
 
 def _table(polled: Sequence[Polled], has_time: bool) -> Iterator[str]:
