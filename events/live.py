@@ -132,6 +132,7 @@ def live(
             response = view(request, *args, **kwargs)
             return visit.finish_async(response) if isawaitable(response) else visit.finish(response)
 
+        answer.is_live = True  # type: ignore[attr-defined]  # for `manage.py polls`
         if is_async:
             markcoroutinefunction(answer)
         if "rest_framework" in sys.modules:
