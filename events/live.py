@@ -576,8 +576,8 @@ def _difference(before: str, after: str) -> tuple[str, str]:
 class _Evaluator:
     """All live views of this process that somebody listens to, and the threads that evaluate them.
 
-    Threads begin with the first listener and end soon after the last. Each takes what is due first: with more than can be
-    evaluated in time, all are evaluated less often, evenly.
+    Threads begin with the first listener and end soon after the last. Each takes what is due first: with more than can
+    be evaluated in time, all are evaluated less often, evenly.
     """
 
     def __init__(self) -> None:
