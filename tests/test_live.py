@@ -1,16 +1,18 @@
 """Live views: what pollers get, what listeners get, and who never gets what."""
 
+import asyncio
 import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
 from django.template.response import TemplateResponse
-from django.test import Client
+from django.test import AsyncClient, Client
 from django.urls import path
 from django.utils.decorators import method_decorator
 from django.views import View
@@ -41,6 +43,22 @@ class Status(View):
         return HttpResponse("posted")
 
 
+@method_decorator(live(every=0.05), name="dispatch")
+class StatusAsync(View):
+    async def get(self, request: HttpRequest) -> HttpResponse:
+        return JsonResponse(state["answer"], safe=False)
+
+
+class Plain(View):
+    def get(self, request: HttpRequest) -> HttpResponse:
+        return JsonResponse(state["answer"], safe=False)
+
+
+class PlainAsync(View):
+    async def get(self, request: HttpRequest) -> HttpResponse:
+        return JsonResponse(state["answer"], safe=False)
+
+
 @live(every=0.05)
 async def status_async(request: HttpRequest) -> HttpResponse:
     return JsonResponse(state["answer"], safe=False)
@@ -50,10 +68,16 @@ urlpatterns = [
     path("status/", live(every=0.05)(answer)),
     path("class/", Status.as_view()),
     path("async/", status_async),
+    path("class/async/", StatusAsync.as_view()),
+    path("as-view/", live(every=0.05)(Plain.as_view())),
+    path("as-view/async/", live(every=0.05)(PlainAsync.as_view())),
     path("slow/", live(every=3600)(answer)),
     path("order/<int:pk>/", live(on=lambda request, pk: [f"order:{pk}"])(lambda request, pk: answer(request))),
     path("fragment/", live(every=0.05, headers={"HX-Request": "true", "Accept": "text/html"})(answer)),
 ]
+
+
+KINDS = ("/status/", "/async/", "/class/", "/class/async/", "/as-view/", "/as-view/async/")
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +131,7 @@ class TestPolls:
         state["answer"] = {"open": 1}
         assert client.get("/status/", headers={"If-None-Match": response["ETag"]}).status_code == 200
 
-    @pytest.mark.parametrize("url", ["/class/", "/async/"])
+    @pytest.mark.parametrize("url", KINDS)
     def test_of_any_kind_of_view(self, client: Client, url: str) -> None:
         assert client.get(url)["ETag"]
 
@@ -121,7 +145,7 @@ class TestPolls:
 
 
 class TestListeners:
-    @pytest.mark.parametrize("url", ["/status/", "/class/", "/async/"])
+    @pytest.mark.parametrize("url", KINDS)
     def test_get_the_present_answer_and_each_that_differs(self, client: Client, url: str) -> None:
         listener = Listener(client, url)
         assert listener.response["Content-Type"].startswith("text/event-stream")
@@ -203,6 +227,23 @@ class TestListeners:
         refused = client.get("/status/", headers=STREAM)
         assert (refused.status_code, refused["Retry-After"]) == (503, "10")
         assert client.get("/status/").json() == {"open": 0}
+
+
+def test_with_djangos_asynchronous_client(settings: Settings) -> None:
+    settings.EVENTS = {"BROKER": "memory:", "HEARTBEAT": 3600}
+
+    async def read(url: str) -> list[Event]:
+        response: Any = await AsyncClient().get(url, headers=STREAM)
+        decoder, events = Decoder(), list[Event]()
+        async with aclosing(aiter(response)) as pieces:
+            while len(events) < 2:
+                events += decoder.feed(await anext(pieces))
+        response.close()
+        return events
+
+    for url in KINDS:
+        hello, answer = asyncio.run(read(url))
+        assert (hello.type, answer.data) == ("hello", '{"open": 0}')
 
 
 class TestWhatIsNotStreamed:

@@ -3,18 +3,21 @@
 import gc
 import itertools
 import json
+import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from datetime import timedelta
+from typing import Any, ClassVar
 
 import pytest
 from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
 from django.core import signing
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template import engines
 from django.template.response import TemplateResponse
 from django.test import Client
 from django.urls import path
-from django.utils import translation
+from django.utils import timezone, translation
 from django.utils.decorators import method_decorator
 from pytest_django.fixtures import Settings
 from rest_framework.decorators import api_view
@@ -59,6 +62,7 @@ urlpatterns = [
     path("status/", live(every=0.05)(answer)),
     path("seldom/", live(every=3600)(answer)),
     path("on/", live(on=["orders"])(answer)),
+    path("own/", live(on=lambda request: [f"orders:{request.COOKIES['token']}"])(answer)),
     path("drf/class/", method_decorator(live(every=0.05), name="dispatch")(Above).as_view()),
     path("drf/below/", below),
     path("drf/above/", above),
@@ -94,6 +98,20 @@ class TokenMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         request.tenant = request.META.get("HTTP_X_TOKEN", "") or request.COOKIES.get("token", "")  # type: ignore[attr-defined]
+        return self.get_response(request)
+
+
+class GateMiddleware:
+    """Writes into META whom a token is of, as long as it is valid."""
+
+    valid: ClassVar[set[str]] = set()
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if (token := request.COOKIES.get("token", "")) in self.valid:
+            request.META["REMOTE_USER"] = token
         return self.get_response(request)
 
 
@@ -193,6 +211,30 @@ def test_a_template_that_is_rendered_after_the_view_looks_too(listen: Any, templ
 def test_what_middleware_has_looked_at_counts_too(listen: Any, settings: Settings) -> None:
     settings.MIDDLEWARE = [f"{__name__}.TokenMiddleware", *settings.MIDDLEWARE]
     assert_each_gets_its_own(listen, lambda request: HttpResponse(request.tenant))  # type: ignore[attr-defined]
+
+
+def test_what_middleware_has_written_for_one_evaluation_is_not_there_in_the_next(
+    listen: Any, settings: Settings
+) -> None:
+    settings.MIDDLEWARE = [f"{__name__}.GateMiddleware", *settings.MIDDLEWARE]
+    numbers = itertools.count()
+    state["answer"] = lambda request: HttpResponse(f"{request.META.get('REMOTE_USER')} {next(numbers)}")
+    GateMiddleware.valid = {"ada", "bob"}
+    listeners = [listen(visitor(name)[0]) for name in ("ada", "bob")]
+    assert [listener.next().data.split()[0] for listener in listeners] == ["ada", "bob"]
+    GateMiddleware.valid = {"bob"}
+    while listeners[0].next().data.startswith("ada"):
+        pass
+    assert {listeners[0].next().data.split()[0] for _ in range(3)} == {"None"}
+    assert {listeners[1].next().data.split()[0] for _ in range(3)} == {"bob"}
+
+
+def test_what_a_client_sends_as_the_type_of_a_body_is_not_looked_at(listen: Any) -> None:
+    numbers = itertools.count()
+    state["answer"] = lambda request: HttpResponse(f"{request.content_type} {next(numbers)}")
+    client = Client()
+    client.defaults["CONTENT_TYPE"] = "text/ada"
+    assert "ada" not in listen(client).next().data
 
 
 def test_a_language_that_is_in_a_cookie_is_for_nobody_else(listen: Any, settings: Settings) -> None:
@@ -325,6 +367,113 @@ def test_a_session_that_is_gone_ends_its_stream_and_no_other(listen: Any) -> Non
         assert event.data.startswith("ada")
     assert event.type == "drain"
     assert [listeners[1].next().data.split()[0] for _ in range(3)] == ["bob"] * 3
+
+
+def secret(request: HttpRequest) -> HttpResponse:
+    """For those who are logged in, and another one each time."""
+    user = request.user
+    return HttpResponse(f"secret of {user.get_username()} {next(numbers)}" if user.is_authenticated else "log in")
+
+
+numbers = itertools.count()
+
+
+def until_the_end(listener: Listener) -> list[str]:
+    told = []
+    while (event := listener.next()).type == "message":
+        told.append(event.data)
+    assert event.type == "drain"
+    return told
+
+
+def test_a_session_that_expires_ends_its_stream(listen: Any) -> None:
+    state["answer"] = secret
+    client = Client()
+    client.force_login(User.objects.create(username="ada"))
+    listener = listen(client)
+    assert listener.next().data.startswith("secret of ada")
+    Session.objects.update(expire_date=timezone.now() - timedelta(seconds=1))
+    assert len(until_the_end(listener)) < 3
+    assert listen(Client()).next().data == "log in"
+
+
+def test_who_logs_in_while_streaming_is_told_so_by_another_stream_alone(listen: Any) -> None:
+    state["answer"] = secret
+    browser = Client()
+    before, neighbour = listen(browser), listen(Client())
+    browser.force_login(User.objects.create(username="ada"))
+    after = listen(browser)
+    assert after.next().data.startswith("secret of ada")
+    assert [stream.next().data for stream in (before, neighbour)] == ["log in"] * 2
+    state["answer"] = lambda request: HttpResponse("still: " + secret(request).content.decode())
+    assert [stream.next().data for stream in (before, neighbour)] == ["still: log in"] * 2
+    assert after.next().data.startswith("still: secret of ada")
+
+
+def test_another_user_in_the_same_browser_is_told_nothing_of_the_one_before(listen: Any) -> None:
+    state["answer"] = secret
+    browser = Client()
+    browser.force_login(User.objects.create(username="ada"))
+    adas = listen(browser)
+    adas.next()
+    browser.logout()
+    browser.force_login(User.objects.create(username="bob"))
+    bobs = listen(browser)
+    assert {bobs.next().data.split()[2] for _ in range(3)} == {"bob"}
+    assert not any("bob" in data for data in until_the_end(adas))
+
+
+def test_sessions_that_are_saved_on_every_request_are_streamed_each_to_its_own(listen: Any, settings: Settings) -> None:
+    settings.SESSION_SAVE_EVERY_REQUEST = True
+    state["answer"] = lambda request: HttpResponse(f"for all {next(numbers)}")
+    one, other = (listen(visitor(name)[0]) for name in ("ada", "bob"))
+    assert "sessionid" in one.response.cookies  # of the request for the stream, as of each
+    assert evaluation_of(one) != evaluation_of(other)
+    assert [one.next().type for _ in range(3)] == ["message"] * 3
+
+
+def test_who_is_told_of_other_events_is_evaluated_apart(listen: Any, django_capture_on_commit_callbacks: Any) -> None:
+    """Though the view looks at nobody, what it is evaluated at differs."""
+    clients = [visitor(name)[0] for name in ("ada", "bob")]
+    listeners = [listen(client, "/own/") for client in clients]
+    assert evaluation_of(listeners[0]) != evaluation_of(listeners[1])
+    for listener in listeners:
+        listener.next()
+    state["answer"] = lambda request: JsonResponse({"open": 1})
+    with django_capture_on_commit_callbacks(execute=True):
+        publish("orders:bob", "paid")
+    assert listeners[1].answer() == {"open": 1}
+
+
+def test_an_event_while_the_first_answer_is_made_is_not_missed(
+    listen: Any, client: Client, django_capture_on_commit_callbacks: Any
+) -> None:
+    def meanwhile(request: HttpRequest) -> HttpResponse:
+        state["answer"] = lambda request: JsonResponse({"open": 1})
+        with django_capture_on_commit_callbacks(execute=True):
+            publish("orders", "paid")
+        return JsonResponse({"open": 0})
+
+    state["answer"] = meanwhile
+    listener = listen(client, "/on/")
+    assert [listener.answer(), listener.answer()] == [{"open": 0}, {"open": 1}]
+
+
+def test_an_answer_that_was_asked_for_earlier_does_not_replace_a_later_one(listen: Any) -> None:
+    first = listen(Client(), "/on/")
+    assert first.answer() == {"open": 0}
+    late: list[Listener] = []
+
+    def slow(request: HttpRequest) -> HttpResponse:
+        state["answer"] = lambda request: JsonResponse({"open": 2})
+        source = first.response._stream._source
+        source.evaluate()  # as an event has it done meanwhile
+        return JsonResponse({"open": 1})
+
+    state["answer"] = slow
+    time.sleep(1.1)  # until its answer is not told to who comes any more
+    late.append(listen(Client(), "/on/"))
+    assert [first.answer(), late[0].answer()] == [{"open": 2}] * 2
 
 
 MIDDLEWARE = {
