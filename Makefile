@@ -1,8 +1,9 @@
 # make run | serve | test | check | fuzz | test-matrix | audit | chaos | bench | bench-publish
-#   PORT=8123 to choose the port, PYTHON=python3.13 the interpreter
+#   PORT=8123 to choose the port, PYTHON=python3.13 the interpreter, JOBS=0 to test in one process (for --pdb, say)
 
 PORT ?= 8000
 PYTHON ?= python3
+JOBS ?= 4
 BIN := .venv/bin
 
 .PHONY: run serve test check fuzz test-matrix audit chaos bench bench-publish clean
@@ -21,7 +22,7 @@ serve: .venv/run.stamp
 test: .venv/dev.stamp
 	$(BIN)/python -m tests.browser.chromium
 	$(BIN)/python -m tests.debian
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadscope $(ARGS)
 
 check: .venv/dev.stamp
 	$(BIN)/ruff check .
@@ -37,7 +38,7 @@ test-matrix: $(MATRIX:%=test-%)
 test-%: .venv/%.stamp
 	.venv/$*/bin/python -m tests.browser.chromium
 	.venv/$*/bin/python -m tests.debian
-	.venv/$*/bin/python -m pytest $(ARGS)
+	.venv/$*/bin/python -m pytest --numprocesses $(JOBS) --dist loadscope $(ARGS)
 
 # Known vulnerabilities in what is installed, as the package index knows them.
 audit: .venv/dev.stamp .venv/audit.stamp
