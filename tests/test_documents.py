@@ -35,6 +35,7 @@ TESTED = [
     (r"manage\.py publish\b", "tests/live/test_readme.py::test_the_first_event_is_seen_in_a_browser"),
     (r"manage\.py migrate\b", "tests/live/test_readme.py::test_the_first_event_is_seen_in_a_browser"),
     (r"manage\.py collectstatic\b", "tests/live/test_commands.py::test_make_serves_the_page_as_in_production"),
+    (r"manage\.py polls\b", "tests/live/test_polls.py::"),
     (r"manage\.py compare\b", "tests/live/test_compare.py::"),
     (r"manage\.py probe\b", "tests/live/test_probe.py::"),
     (r"^python manage\.py test\b", "tests/live/test_recipes.py::test_the_tests_in_the_recipe_pass"),

@@ -60,7 +60,7 @@ def visitors(many: int = 60) -> list[Hit]:
     return [hit for i in range(many) for hit in visitor(f"198.51.100.{i}")]
 
 
-def combined(hit: Hit, zone: timezone = UTC, more: str = "") -> str:  # type: ignore[assignment]
+def combined(hit: Hit, zone: timezone = UTC, more: str = "") -> str:
     time, address, agent, target, status, size = hit
     when = datetime.fromtimestamp(int(time), zone).strftime("%d/%b/%Y:%H:%M:%S %z")
     return f'{address} - - [{when}] "GET {target} HTTP/1.1" {status} {size} "-" "{agent}"{more}'

@@ -57,6 +57,11 @@ class Command(BaseCommand):
         sys.exit(2)
 
 
+def _plain(text: str) -> str:
+    """The standard error is red otherwise."""
+    return text
+
+
 class _Bar:
     """On the standard error, where that is a terminal."""
 
@@ -75,8 +80,8 @@ class _Bar:
             done = min(1.0, progress.done / progress.size)
             full = round(done * BAR)
             text = f"Reading  {'━' * full}{'╌' * (BAR - full)}  {100 * done:3.0f} %  {text}"
-        self._out.write(f"\r\033[K{text}", ending="")
+        self._out.write(f"\r\033[K{text}", _plain, "")
 
     def clear(self) -> None:
         if self._is_shown:
-            self._out.write("\r\033[K", ending="")
+            self._out.write("\r\033[K", _plain, "")
