@@ -33,6 +33,7 @@ keepalive = 75
 
 def on_starting(server: Any) -> None:
     """Have the workers, of whatever kind, count together: see docs/operations.md."""
+    _require_settings(server)
     from gunicorn.workers.base_async import AsyncWorker
 
     if not issubclass(server.worker_class, AsyncWorker):
@@ -45,6 +46,23 @@ def on_starting(server: Any) -> None:
         raise SystemExit(Arbiter.APP_LOAD_ERROR)
     else:
         server.log.warning("The metrics are those of the one worker that is asked: this worker class shares none.")
+
+
+def _require_settings(server: Any) -> None:
+    """Refuse, in as many lines, what would make every request fail."""
+    is_ours = str(getattr(server.app, "app_uri", "")).startswith("sse_demo.")
+    if not is_ours or os.environ.get("DJANGO_SETTINGS_MODULE", "sse_demo.settings") != "sse_demo.settings":
+        return  # a project of one's own has settings of its own
+    if os.environ.get("DJANGO_DEBUG") == "1":
+        return
+    if not os.environ.get("DJANGO_SECRET_KEY"):
+        server.log.critical("DJANGO_SECRET_KEY is not set. Set it to a long random string, such as this prints:")
+        server.log.critical("  python -c 'import secrets; print(secrets.token_urlsafe(50))'")
+        raise SystemExit(Arbiter.APP_LOAD_ERROR)
+    if not os.environ.get("DJANGO_ALLOWED_HOSTS"):
+        server.log.critical("DJANGO_ALLOWED_HOSTS is not set, so every request would be answered 400.")
+        server.log.critical("Set it to the names that visitors use, such as example.org,www.example.org.")
+        raise SystemExit(Arbiter.APP_LOAD_ERROR)
 
 
 def post_worker_init(worker: Any) -> None:

@@ -225,3 +225,17 @@ def test_gevent_refuses_at_the_start_what_it_cannot_serve(
         pass
     assert instead in str(raised.value)
     assert "Traceback" not in str(raised.value)
+
+
+@pytest.mark.parametrize("environment", [{}, {"DJANGO_DEBUG": "1"}])
+def test_static_files_are_served_without_a_step_of_their_own(tmp_path: Path, environment: dict[str, str]) -> None:
+    server = Server("asgi", tmp_path / "static", {}, [], environment)
+    try:
+        server.start()
+        page = requests.get(server.url, timeout=30)
+        assert page.status_code == 200
+        [module, *_] = re.findall(r'<script type="module" src="([^"]+)"', page.text)
+        script = requests.get(f"{server.url}{module}", timeout=30)
+        assert (script.status_code, script.headers["Content-Type"].partition(";")[0]) == (200, "text/javascript")
+    finally:
+        server.stop()
