@@ -21,9 +21,12 @@ serve: .venv/run.stamp  # the same behind gunicorn, as in production
 	$(BIN)/python manage.py collectstatic --noinput --verbosity 0
 	$(BIN)/gunicorn sse_demo.asgi --bind 127.0.0.1:$(PORT)
 
+# Only modules of tests/ itself need neither a browser nor programs of Debian, which those of its directories run.
+NAMED = $(filter tests%,$(ARGS))
+PREPARE = $(if $(filter-out tests/test_%,$(or $(NAMED),tests)),$(1)/python -m tests.browser.chromium && $(1)/python -m tests.debian)
+
 test: .venv/dev.stamp  # all tests; ARGS=tests/test_wire.py for some of them
-	$(BIN)/python -m tests.browser.chromium
-	$(BIN)/python -m tests.debian
+	$(call PREPARE,$(BIN))
 	$(BIN)/python -m pytest $(ARGS)
 
 check: .venv/dev.stamp  # linters and types
@@ -38,22 +41,19 @@ MATRIX ?= 3.11-django-5.2 3.13-django-6.1
 test-matrix: $(MATRIX:%=test-%)
 
 test-%: .venv/%.stamp
-	.venv/$*/bin/python -m tests.browser.chromium
-	.venv/$*/bin/python -m tests.debian
+	$(call PREPARE,.venv/$*/bin)
 	.venv/$*/bin/python -m pytest $(ARGS)
 
-# Known vulnerabilities in what is installed, as the package index knows them.
 audit: .venv/dev.stamp .venv/audit.stamp  # known vulnerabilities in what is installed
 	.venv/audit/bin/pip-audit --strict --vulnerability-service pypi \
 		--path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
-# make chaos BROKER=redis: SECONDS=300
 chaos: BROKER ?= db:
 chaos: SECONDS ?= 300
 chaos: .venv/dev.stamp  # clients and faults; BROKER=redis: SECONDS=300
 	$(BIN)/python -m tests.chaos --broker $(BROKER) --seconds $(SECONDS)
 
-# make fuzz CASES=5000 for each property; then what clients do that mean harm, with ten times as many of them
+# The second line: what clients do that mean harm, with ten times as many of them.
 fuzz: .venv/dev.stamp  # random requests; CASES=5000 for each property
 	$(BIN)/python -m tests.fuzz
 	STREAMS=10000 $(BIN)/python -m pytest tests/live/test_abuse.py
@@ -61,7 +61,6 @@ fuzz: .venv/dev.stamp  # random requests; CASES=5000 for each property
 bench-publish: .venv/dev.stamp  # how fast one process publishes, by broker
 	$(BIN)/python -m benchmarks.publish
 
-# This project beside its peers: see benchmarks/run.py.
 compare: .venv/compare.stamp  # SSE beside polling, measured here; ARGS="--clients 1000"
 	$(BIN)/python manage.py compare $(ARGS)
 
@@ -95,18 +94,21 @@ version = $(firstword $(subst -, ,$*))
 	.venv/$*/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt "Django==$(lastword $(subst -, ,$*)).*"
 	@touch $@
 
+INSTALL = @echo "Installing $(1) into .venv, once; this can take minutes."; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(1)
+
 .venv/run.stamp: requirements.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(call INSTALL,requirements.txt)
 	@touch $@
 
 .venv/compare.stamp: requirements.txt requirements-compare.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-compare.txt
+	$(call INSTALL,requirements-compare.txt)
 	@touch .venv/run.stamp $@
 
 .venv/dev.stamp: requirements.txt requirements-dev.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(call INSTALL,requirements-dev.txt)
 	@touch .venv/run.stamp $@
 
 .venv/bench.stamp: requirements.txt benchmarks/requirements.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	$(call INSTALL,benchmarks/requirements.txt)
 	@touch .venv/run.stamp $@

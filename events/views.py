@@ -71,6 +71,10 @@ def allow(*methods: str) -> Callable[[View], View]:
                 return respond(request)
             response = preflight(request) or respond(request)
             share(request, response)
+            if request.method == "HEAD" and isinstance(response, HttpResponse):
+                # Django leaves the body for the server to drop (RFC 9110, 9.3.2), and gunicorn warns of each.
+                response.headers.setdefault("Content-Length", str(len(response.content)))
+                response.content = b""
             return response
 
         def respond(request: HttpRequest) -> HttpResponseBase:

@@ -114,6 +114,8 @@ LOGGING = {
     "loggers": {
         "django": {"handlers": [], "level": "INFO", "propagate": True},
         "django.server": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        # Under WSGI it warns of each HEAD, whose body Django leaves for the server to drop.
+        "gunicorn.http.wsgi": {"level": "ERROR"},
     },
 }
 
