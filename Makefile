@@ -8,7 +8,7 @@ BIN := .venv/bin
 
 help:  # this
 	@echo "make TARGET, with PORT=8123 for another port and PYTHON=python3.13 for another interpreter:"
-	@sed -n 's/^\([a-z-]*\):[^#]*# \(.*\)/  \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):[^#]*  # \(.*\)/  \1\t\2/p' Makefile | expand -t 18
 
 run: .venv/run.stamp  # the demonstration, at http://localhost:8000/
 	DJANGO_DEBUG=1 $(BIN)/python manage.py migrate --verbosity 0
@@ -38,7 +38,7 @@ check: .venv/dev.stamp  # linters and types
 # pyenv's; PYTHON313=/opt/python/bin/python3 names another one.
 MATRIX ?= 3.11-django-5.2 3.13-django-6.1
 
-test-matrix: $(MATRIX:%=test-%)
+test-matrix: $(MATRIX:%=test-%)  # all tests on the oldest and the newest versions
 
 test-%: .venv/%.stamp
 	$(call PREPARE,.venv/$*/bin)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -284,7 +285,7 @@ def test_an_application_of_the_other_kind_is_refused_with_what_to_serve(
 )
 @pytest.mark.parametrize("kind", ["asgi", "gthread"])
 def test_settings_that_fail_every_request_fail_the_start(
-    static_root: Path, kind: str, events: dict[str, object], trouble: str
+    static_root: Path, kind: str, events: dict[str, Any], trouble: str
 ) -> None:
     with pytest.raises(RuntimeError) as raised, serve(kind, static_root, **events):
         pass
