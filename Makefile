@@ -2,6 +2,7 @@
 
 PORT ?= 8000
 PYTHON ?= python3
+JOBS ?= 4
 BIN := .venv/bin
 
 .PHONY: help run serve test check compare fuzz test-matrix audit chaos bench bench-publish clean
@@ -25,9 +26,9 @@ serve: .venv/run.stamp  # the same behind gunicorn, as in production
 NAMED = $(filter tests%,$(ARGS))
 PREPARE = $(if $(filter-out tests/test_%,$(or $(NAMED),tests)),$(1)/python -m tests.browser.chromium && $(1)/python -m tests.debian)
 
-test: .venv/dev.stamp  # all tests; ARGS=tests/test_wire.py for some of them
+test: .venv/dev.stamp  # all tests; ARGS=tests/test_wire.py for some, JOBS=0 in one process (for --pdb, say)
 	$(call PREPARE,$(BIN))
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadscope $(ARGS)
 
 check: .venv/dev.stamp  # linters and types
 	$(BIN)/ruff check .
@@ -42,7 +43,7 @@ test-matrix: $(MATRIX:%=test-%)  # all tests on the oldest and the newest versio
 
 test-%: .venv/%.stamp
 	$(call PREPARE,.venv/$*/bin)
-	.venv/$*/bin/python -m pytest $(ARGS)
+	.venv/$*/bin/python -m pytest --numprocesses $(JOBS) --dist loadscope $(ARGS)
 
 audit: .venv/dev.stamp .venv/audit.stamp  # known vulnerabilities in what is installed
 	.venv/audit/bin/pip-audit --strict --vulnerability-service pypi \

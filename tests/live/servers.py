@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -46,10 +47,16 @@ PORTABLE = ("stock-asgi", "uvicorn", "hypercorn", "daphne", "granian")
 STREAMING = ("runserver", "gthread", "waitress", "asgi", *PORTABLE)
 
 
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Of those that the system gives to no connection and tests beside these do not take, one where nobody listens."""
+    while True:
+        port = 10_000 + 2_000 * (_WORKER % 10) + secrets.randbelow(2_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
