@@ -126,15 +126,22 @@ def _metrics(config: Config) -> Iterator[CheckMessage]:
 
 
 def _pool(config: Config) -> Iterator[CheckMessage]:
-    scheme, _, alias = config.BROKER.partition(":")
-    pool = _database(alias or "default").get("OPTIONS", {}).get("pool") if scheme == "db" else None
+    alias = _alias_of_the_log(config)
+    pool = _database(alias).get("OPTIONS", {}).get("pool") if alias else None
     if pool and (largest := _pool_size(pool)) < 2:
         yield Warn(
-            f"The pool of the database {alias or 'default'!r} has room for {largest} connection, and each process "
+            f"The pool of the database {alias!r} has room for {largest} connection, and each process "
             "keeps one for LISTEN: nothing else would ever get one.",
             hint='"OPTIONS": {"pool": {"min_size": 2, "max_size": 10}}',
             id="events.W006",
         )
+
+
+def _alias_of_the_log(config: Config) -> str:
+    """The database that the log is in; empty for a log that is in none."""
+    if not config.BROKER.startswith("db:"):
+        return ""
+    return open_broker(config.BROKER, config.HISTORY, config.HISTORY_SECONDS).database
 
 
 def _pool_size(pool: Any) -> int:

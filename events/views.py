@@ -15,6 +15,7 @@ from django.core.exceptions import (
     SuspiciousOperation,
     TooManyFieldsSent,
 )
+from django.db import connections
 from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
@@ -51,6 +52,13 @@ def error(status: int, message: str, headers: dict[str, str] | None = None) -> J
     return JsonResponse({"error": message}, status=status, headers={"Cache-Control": "no-store", **(headers or {})})
 
 
+def _non_atomic_requests(view: View) -> View:
+    """As Django's, for every database: the log may be in any of them."""
+    for alias in connections:
+        view = non_atomic_requests(using=alias)(view)
+    return view
+
+
 def allow(*methods: str) -> Callable[[View], View]:
     """Answers any other method with 405, bad parameters with 400, what is not allowed with 403, and so on, all in JSON.
 
@@ -60,7 +68,7 @@ def allow(*methods: str) -> Callable[[View], View]:
     def decorate(view: View) -> View:
         @in_one_thread
         @login_not_required  # who may do what is said below, in JSON: a login page is no answer to a program
-        @non_atomic_requests  # reading needs no transaction, and what is published is, when the answer goes out
+        @_non_atomic_requests  # reading needs no transaction, and what is published is, when the answer goes out
         @csrf_exempt  # what is not accepted is told so by 405, and not by a page about cookies
         @wraps(view)
         def answer(request: HttpRequest) -> HttpResponseBase:

@@ -32,6 +32,7 @@ TESTED = [
     ),
     (r"^make fuzz\b", "tests/fuzz/test_application.py::test_any_request_has_an_answer_that_keeps_to_the_contract"),
     (r"manage\.py runserver\b", "tests/live/test_commands.py::test_a_fresh_clone_runs_and_a_visitor_publishes_a_note"),
+    (r"manage\.py test\b", "tests/test_testing.py::test_a_project_tests_itself_with_the_default_broker"),
     (r"^make help\b", "tests/live/test_commands.py::test_make_help_lists_every_target"),
     (r"^make compare\b", "tests/live/test_compare.py::"),
     (r"^make (bench|bench-publish|test-matrix|audit)\b", "minutes of measuring, other interpreters or the network"),
