@@ -79,7 +79,7 @@ class EventStreamHandler(ASGIHandler):
         if scope["type"] == "websocket":
             await send({"type": "websocket.close"})  # which the server tells as 403; Django would raise
             return
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = scope["path"].removeprefix(get_script_prefix(scope))
         if not scope.get("query_string", b"").isascii():  # Django answers 400, with a traceback in its log
             scope = scope | {"query_string": quote(scope["query_string"], safe=string.printable).encode()}
         if scope.get("method") == "HEAD":

@@ -23,7 +23,7 @@ from events.wire import Event
 
 @contextmanager
 def published(*channels: str) -> Iterator[list[Event]]:
-    """Yields a list that after the block holds the events it has published, in order; of these channels, if any are named.
+    """Yields a list that after the block holds what it has published, in order; in these channels, if any are named.
 
     Within a TestCase, whose transaction never commits, the end of the block is the commit of what is published in it:
     all hooks of `transaction.on_commit` that the block has left run then, of other code too. What a block of

@@ -37,10 +37,11 @@ from events.log import LONGEST_CURSOR, Cursor, Gap
 from events.metrics import counters
 from events.process import get_hub, is_draining
 from events.publishing import InvalidEvent, TooLarge, check_channels, publish
+from events.sources import has_source
 from events.streams import EventStreamResponse, describe_stream
 from events.wire import Event
 
-DEFAULT_CHANNEL = "clock"
+DEFAULT_CHANNEL = "clock"  # where the project has a source of that name, as the demonstration has
 RETRY_AFTER = "10"  # seconds; a place may be free by then, and until then the client polls
 
 _unavailable = Trouble("Answered 503, as the events cannot be reached", counted="answers")
@@ -174,7 +175,9 @@ def poll(request: HttpRequest) -> HttpResponse:
 
 
 def _channels(request: HttpRequest) -> list[str]:
-    channels = request.GET.getlist("channel") or [DEFAULT_CHANNEL]
+    channels = request.GET.getlist("channel") or ([DEFAULT_CHANNEL] if has_source(DEFAULT_CHANNEL) else [])
+    if not channels:
+        raise InvalidEvent("Name what to read: ?channel=orders, or ?channel=orders&channel=news.")
     limit = get_config().MAX_CHANNELS
     if len(channels) > limit:
         raise InvalidEvent(f"At most {limit} channels fit in one request; this one names {len(channels)}.")

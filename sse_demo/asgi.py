@@ -2,6 +2,7 @@
 
 import os
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
@@ -17,4 +18,4 @@ if settings.DEBUG:
     application = ASGIStaticFilesHandler(application)
 else:
     collect_once()
-    application = ServeStaticASGI(application, root=settings.STATIC_ROOT, prefix=settings.STATIC_URL)
+    application = ServeStaticASGI(application, root=settings.STATIC_ROOT, prefix=urlsplit(settings.STATIC_URL).path)

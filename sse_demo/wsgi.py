@@ -2,6 +2,7 @@
 
 import os
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.contrib.staticfiles.handlers import StaticFilesHandler
@@ -17,4 +18,4 @@ if settings.DEBUG:
     application = StaticFilesHandler(application)
 else:
     collect_once()
-    application = ServeStatic(application, root=settings.STATIC_ROOT, prefix=settings.STATIC_URL)
+    application = ServeStatic(application, root=settings.STATIC_ROOT, prefix=urlsplit(settings.STATIC_URL).path)

@@ -118,6 +118,9 @@ def _find(target: Target, patience: float, watch: Watcher) -> tuple[Target, Watc
         if stream.status in (301, 302, 303, 307, 308) and location:
             target = target.redirected(location)
             continue
+        if stream.status == 400 and not target.names("channel"):  # there is no default channel
+            target = target.with_query(channel="probe")
+            continue
         if stream.status != 200:
             raise NotAStream(f"{target.url} answers {stream.status}, not with a stream.")
         if stream.media_type != "text/event-stream":
