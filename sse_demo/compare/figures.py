@@ -9,6 +9,8 @@ from sse_demo.compare.results import Result, Spread
 
 Column = tuple[str, Callable[[Result], str], str]  # its head, its cells, what it means
 
+TOLERANCE = 0.3  # of what was measured, by which a formula may be off: of another load it is a guess then
+_UNRELIABLE = ": do not rely on the formulas, and measure again on an idle machine"
 BUSY_CLIENTS = 0.7  # of a core; beyond it the clients' own delays begin to show in what they measure
 
 
@@ -150,14 +152,15 @@ def proxy_verdict(comparison: Comparison) -> list[str]:
             continue
         name, begins = steps[0].arm.name, proxy.fails_from(steps)
         if begins is None:
-            share = "less than 1 %" if any(step.failures for step in steps) else "no"
-            lines.append(f"{name}: {share} failures up to {_clients(steps[-1].clients)}.")
+            lines.append(f"{name}: no failures up to {_clients(steps[-1].clients)}.")
             continue
         codes = Counter[str]()
         for step in steps:
             codes.update({status: n for status, n in step.statuses.items() if status not in ("200", "304")})
         seen = ", ".join(f"{n:,} times {status}" for status, n in sorted(codes.items()))
-        lines.append(f"{name}: begins to fail at {_clients(begins)}; in all {seen}.")
+        [first] = [step for step in steps if step.clients == begins]
+        failed = share(first.failures, first.answers)
+        lines.append(f"{name}: begins to fail at {_clients(begins)}, {failed} of the answers there; in all {seen}.")
     return lines
 
 
@@ -295,9 +298,14 @@ def checks(comparison: Comparison, costs: capacity.Costs) -> list[str]:
             continue
         rate = result.updates / result.seconds
         need = dict(capacity.needs(costs, result.clients, rate, comparison.plan.intervals))[arm.name]
+        measured = (result.reading_cpu / result.seconds, (result.sent + result.received) / result.seconds)
+        off = max(
+            abs(said / seen - 1) if seen else 0.0 for said, seen in zip((need.cores, need.bytes), measured, strict=True)
+        )
         lines.append(
-            f"{arm.name}: {need.cores:.2g} cores by the formula, {result.reading_cpu / result.seconds:.2g} measured; "
-            f"{size(need.bytes)}/s by the formula, {size((result.sent + result.received) / result.seconds)}/s measured"
+            f"{arm.name}: {need.cores:.2g} cores by the formula, {measured[0]:.2g} measured; "
+            f"{size(need.bytes)}/s by the formula, {size(measured[1])}/s measured"
+            + (f" – OFF BY {100 * off:.0f} %{_UNRELIABLE}" if off > TOLERANCE else "")
         )
     return lines
 
