@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from sse_demo.compare import capacity, figures
 from sse_demo.compare.capacity import Costs
+from sse_demo.compare.comparison import Comparison
 from sse_demo.compare.http import Connection
 from sse_demo.compare.plan import BadPlan, Plan
 from sse_demo.compare.proxy import fails_from, steps
@@ -235,7 +236,7 @@ def test_a_server_that_is_behind_does_not_make_events_look_small() -> None:
 
 
 def test_a_formula_that_its_own_check_contradicts_is_marked() -> None:
-    comparison = Comparison(Plan(intervals=[1.0]), "")
+    comparison = Comparison(Plan(clients=100, intervals=(1.0,)), "")
     comparison.results.append(result(Arm.poll(1), received=8_000_000, cpu=0.6))
     [line] = figures.checks(comparison, COSTS)
     assert line.endswith("OFF BY 90 %: do not rely on the formulas, and measure again on an idle machine")

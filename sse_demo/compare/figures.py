@@ -299,9 +299,7 @@ def checks(comparison: Comparison, costs: capacity.Costs) -> list[str]:
         rate = result.updates / result.seconds
         need = dict(capacity.needs(costs, result.clients, rate, comparison.plan.intervals))[arm.name]
         measured = (result.reading_cpu / result.seconds, (result.sent + result.received) / result.seconds)
-        off = max(
-            abs(said / seen - 1) if seen else 0.0 for said, seen in zip((need.cores, need.bytes), measured, strict=True)
-        )
+        off = max(abs(need.cores / measured[0] - 1), abs(need.bytes / max(1.0, measured[1]) - 1))
         lines.append(
             f"{arm.name}: {need.cores:.2g} cores by the formula, {measured[0]:.2g} measured; "
             f"{size(need.bytes)}/s by the formula, {size(measured[1])}/s measured"
