@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from sse_demo.compare import capacity, figures
 from sse_demo.compare.capacity import Costs
@@ -19,6 +21,7 @@ from sse_demo.compare.plan import BadPlan, Plan
 from sse_demo.compare.proxy import fails_from, steps
 from sse_demo.compare.results import SSE, Arm, Result, Spread, quantiles
 from sse_demo.compare.screens import Screen, Staleness
+from sse_demo.compare.terminal import print_report
 from sse_demo.compare.updates import Clock, Updates
 
 COSTS = Costs(
@@ -290,3 +293,17 @@ def test_too_few_files_is_said_with_the_number_that_is_needed(monkeypatch: pytes
     monkeypatch.setattr("sse_demo.compare.plan.resource.getrlimit", lambda kind: (256, 1_024))
     with pytest.raises(BadPlan, match="This needs 5,500 open files, and the limit is 1,024: raise it"):
         Plan(clients=5_000)
+
+
+@pytest.mark.parametrize("steps", [False, True])
+def test_the_report_fits_a_terminal_of_80_columns(steps: bool) -> None:
+    wide = {"200": 123_456, "304": 43_210, "429": 99_999, "502": 33, "504": 1_234, "none": 3}
+    comparison = Comparison(Plan(clients=4_000, intervals=(1.0, 5.0)), "", COSTS)
+    results = comparison.steps if steps else comparison.results
+    for arm in (SSE, Arm.poll(1), Arm.poll(1, conditional=True), Arm.poll(5)):
+        results.append(result(arm, clients=4_000, received=152_345_678, cpu=9.9, statuses=wide))
+    printed = [StringIO(), StringIO()]
+    for width, file in zip((80, 300), printed, strict=True):
+        print_report(Console(file=file, width=width), comparison)
+    narrow, whole = ({*file.getvalue().split()} for file in printed)
+    assert whole <= narrow  # nothing is cut off

@@ -55,7 +55,7 @@ def share(part: float, whole: float) -> str:
     if not whole or not part:
         return "0"
     percent = 100 * part / whole
-    return f"{percent:.{3 if percent >= 10 else 2}g} %"
+    return f"{percent:.{3 if percent >= 10 else 2 if percent >= 0.1 else 1}g} %"
 
 
 def rate(updates_per_second: float) -> str:
@@ -109,7 +109,7 @@ CONNECTIONS: Sequence[Column] = (
     ("last one back", lambda r: _of(r.reconnect, "worst"), "and of the last client"),
     (
         "answers",
-        lambda r: ", ".join(f"{n:,} × {status}" for status, n in r.statuses.items()),
+        lambda r: ", ".join(f"{n:,}\u00a0×\u00a0{status}" for status, n in r.statuses.items()),
         "every status code, from the first connection to the last; none: refused or cut",
     ),
     ("late", lambda r: count(r.skipped), "polls not made because the answer to the one before was still out"),
@@ -122,7 +122,7 @@ CONNECTIONS: Sequence[Column] = (
 
 
 STEP: Sequence[Column] = (
-    ("requests per s", lambda r: count(r.requests / r.seconds), "made by all clients together, in the steady window"),
+    ("asked per s", lambda r: count(r.requests / r.seconds), "made by all clients together, in the steady window"),
     ("good", lambda r: share(r.answers - r.failures, r.answers), "answers as they should be: 200 or 304"),
     *(
         (status, lambda r, status=status: share(r.statuses.get(status, 0), r.answers), meaning)
