@@ -1,31 +1,37 @@
-# make run | serve | test | check | fuzz | test-matrix | audit | chaos | bench | bench-publish | docs
-#   PORT=8123 to choose the port, PYTHON=python3.13 the interpreter, JOBS=0 to test in one process (for --pdb, say)
+# make help tells what there is.
 
 PORT ?= 8000
 PYTHON ?= python3
 JOBS ?= 4
 BIN := .venv/bin
 
-.PHONY: run serve test check fuzz test-matrix audit chaos bench bench-publish docs clean
+.PHONY: help run serve test check compare fuzz test-matrix audit chaos bench bench-publish docs clean
 
-run: .venv/run.stamp
+help:  # this
+	@echo "make TARGET, with PORT=8123 for another port and PYTHON=python3.13 for another interpreter:"
+	@sed -n 's/^\([a-z-]*\):[^#]*  # \(.*\)/  \1\t\2/p' Makefile | expand -t 18
+
+run: .venv/run.stamp  # the demonstration, at http://localhost:8000/
 	DJANGO_DEBUG=1 $(BIN)/python manage.py migrate --verbosity 0
 	DJANGO_DEBUG=1 $(BIN)/python manage.py runserver $(PORT)
 
 serve: export DJANGO_SECRET_KEY ?= $(shell $(PYTHON) -c "import secrets; print(secrets.token_urlsafe(50))")
 serve: export DJANGO_ALLOWED_HOSTS ?= localhost,127.0.0.1,[::1]
-serve: .venv/run.stamp
+serve: .venv/run.stamp  # the same behind gunicorn, as in production
 	$(BIN)/python manage.py migrate --verbosity 0
 	$(BIN)/python manage.py collectstatic --noinput --verbosity 0
 	$(BIN)/gunicorn sse_demo.asgi --bind 127.0.0.1:$(PORT)
 
-test: .venv/dev.stamp
-	$(BIN)/python -m tests.browser.chromium
-	$(BIN)/python -m tests.debian
-	$(BIN)/python -m tests.browser.packages
+# Only modules of tests/ itself need neither a browser nor programs of Debian, which those of its directories run.
+NAMED = $(filter tests%,$(ARGS))
+PREPARE = $(if $(filter-out tests/test_%,$(or $(NAMED),tests)),\
+	$(1)/python -m tests.browser.chromium && $(1)/python -m tests.debian && $(1)/python -m tests.browser.packages)
+
+test: .venv/dev.stamp  # all tests; ARGS=tests/test_wire.py for some, JOBS=0 in one process (for --pdb, say)
+	$(call PREPARE,$(BIN))
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadscope $(ARGS)
 
-check: .venv/dev.stamp
+check: .venv/dev.stamp  # linters and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -34,35 +40,33 @@ check: .venv/dev.stamp
 # pyenv's; PYTHON313=/opt/python/bin/python3 names another one.
 MATRIX ?= 3.11-django-5.2 3.12-django-6.0 3.13-django-6.1
 
-test-matrix: $(MATRIX:%=test-%)
+test-matrix: $(MATRIX:%=test-%)  # all tests on each supported version
 
 test-%: .venv/%.stamp
-	.venv/$*/bin/python -m tests.browser.chromium
-	.venv/$*/bin/python -m tests.debian
-	.venv/$*/bin/python -m tests.browser.packages
+	$(call PREPARE,.venv/$*/bin)
 	.venv/$*/bin/python -m pytest --numprocesses $(JOBS) --dist loadscope $(ARGS)
 
-# Known vulnerabilities in what is installed, as the package index knows them.
-audit: .venv/dev.stamp .venv/audit.stamp
+audit: .venv/dev.stamp .venv/audit.stamp  # known vulnerabilities in what is installed
 	.venv/audit/bin/pip-audit --strict --vulnerability-service pypi \
 		--path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
-# make chaos BROKER=redis: SECONDS=300
 chaos: BROKER ?= db:
 chaos: SECONDS ?= 300
-chaos: .venv/dev.stamp
+chaos: .venv/dev.stamp  # clients and faults; BROKER=redis: SECONDS=300
 	$(BIN)/python -m tests.chaos --broker $(BROKER) --seconds $(SECONDS)
 
-# make fuzz CASES=5000 for each property; then what clients do that mean harm, with ten times as many of them
-fuzz: .venv/dev.stamp
+# The second line: what clients do that mean harm, with ten times as many of them.
+fuzz: .venv/dev.stamp  # random requests; CASES=5000 for each property
 	$(BIN)/python -m tests.fuzz
 	STREAMS=10000 $(BIN)/python -m pytest tests/live/test_abuse.py
 
-bench-publish: .venv/dev.stamp
+bench-publish: .venv/dev.stamp  # how fast one process publishes, by broker
 	$(BIN)/python -m benchmarks.publish
 
-# This project beside its peers: see benchmarks/run.py.
-bench: .venv/bench.stamp
+compare: .venv/compare.stamp  # SSE beside polling, measured here; ARGS="--clients 1000"
+	$(BIN)/python manage.py compare $(ARGS)
+
+bench: .venv/bench.stamp  # this beside its peers; ROWS=own,mute ONLY=fan-out,nchan ROUNDS=3
 	DJANGO_SECRET_KEY=benchmark $(BIN)/python manage.py collectstatic --noinput --verbosity 0
 	DJANGO_SECRET_KEY=benchmark $(BIN)/python -m benchmarks.run
 
@@ -73,11 +77,15 @@ docs: .venv/docs.stamp  # the documents as a site, in build/site/
 		--doctree-dir build/doctrees --conf-dir docs --builder html . build/site
 	@echo "build/site/index.html"
 
-clean:
+clean:  # remove what these targets have made
 	rm -rf .venv build staticfiles .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis
 
+# Made beside and moved, so that one that fails (no python3-venv, an old Python) is not kept for the next try.
 .venv/bin/python:
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than Python 3.11, or is not there: name another with make PYTHON=python3.13." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv && $(BIN)/python -m pip --version > /dev/null || \
+		{ rm -rf .venv; echo "No environment could be made in .venv. On Debian: apt-get install python3-venv." >&2; exit 1; }
 
 .venv/audit.stamp: | .venv/bin/python
 	$(BIN)/python -m venv .venv/audit
@@ -100,14 +108,21 @@ version = $(firstword $(subst -, ,$*))
 	.venv/$*/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt "Django==$(lastword $(subst -, ,$*)).*"
 	@touch $@
 
+INSTALL = @echo "Installing $(1) into .venv, once; this can take minutes."; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(1)
+
 .venv/run.stamp: requirements.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(call INSTALL,requirements.txt)
 	@touch $@
 
+.venv/compare.stamp: requirements.txt requirements-compare.txt | .venv/bin/python
+	$(call INSTALL,requirements-compare.txt)
+	@touch .venv/run.stamp $@
+
 .venv/dev.stamp: requirements.txt requirements-dev.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(call INSTALL,requirements-dev.txt)
 	@touch .venv/run.stamp $@
 
 .venv/bench.stamp: requirements.txt benchmarks/requirements.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	$(call INSTALL,benchmarks/requirements.txt)
 	@touch .venv/run.stamp $@

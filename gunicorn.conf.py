@@ -4,10 +4,15 @@ What is not set here has gunicorn's own default; a flag on the command line wins
 """
 
 import os
+import sys
 from inspect import iscoroutinefunction
 from typing import Any
 
+from gunicorn import __version__
 from gunicorn.arbiter import Arbiter
+
+if int(__version__.partition(".")[0]) < 27:  # EventWorker builds on what 27 has; every other worker runs with less
+    sys.exit(f"gunicorn.conf.py needs gunicorn 27 or newer, and this is {__version__}: pip install 'gunicorn>=27'")
 
 # Whatever needs more is imported where it is needed: gevent patches what is imported after it, in its workers.
 
@@ -31,8 +36,12 @@ graceful_timeout = 8
 keepalive = 75
 
 
+_WSGI_WORKERS = {f"gunicorn.workers.{kind}" for kind in ("sync", "gthread", "base_async", "gtornado")}
+
+
 def on_starting(server: Any) -> None:
     """Have the workers, of whatever kind, count together: see docs/operations.md."""
+    _require_settings(server)
     from gunicorn.workers.base_async import AsyncWorker
 
     if not issubclass(server.worker_class, AsyncWorker):
@@ -41,24 +50,58 @@ def on_starting(server: Any) -> None:
         counters.share()
     elif server.cfg.preload_app:
         server.log.critical("--preload imports Django before this worker class patches it, and streams would fail.")
-        server.log.critical("Leave --preload out; or the worker class, and serve sse_demo.asgi: that is EventWorker.")
+        server.log.critical("Leave --preload out; or the worker class, and serve the ASGI application instead.")
         raise SystemExit(Arbiter.APP_LOAD_ERROR)
     else:
         server.log.warning("The metrics are those of the one worker that is asked: this worker class shares none.")
 
 
-def post_worker_init(worker: Any) -> None:
-    """Refuse an application that this kind of worker cannot run, instead of a failure for each request."""
-    from gunicorn.workers.gasgi import ASGIWorker
+def _require_settings(server: Any) -> None:
+    """Refuse, in as many lines, what would make every request fail."""
+    is_ours = str(getattr(server.app, "app_uri", "")).startswith("sse_demo.")
+    if not is_ours or os.environ.get("DJANGO_SETTINGS_MODULE", "sse_demo.settings") != "sse_demo.settings":
+        return  # a project of one's own has settings of its own
+    if os.environ.get("DJANGO_DEBUG") == "1":
+        return
+    if not os.environ.get("DJANGO_SECRET_KEY"):
+        server.log.critical("DJANGO_SECRET_KEY is not set. Set it to a long random string, such as this prints:")
+        server.log.critical("  python -c 'import secrets; print(secrets.token_urlsafe(50))'")
+        raise SystemExit(Arbiter.APP_LOAD_ERROR)
+    if not os.environ.get("DJANGO_ALLOWED_HOSTS"):
+        server.log.critical("DJANGO_ALLOWED_HOSTS is not set, so every request would be answered 400.")
+        server.log.critical("Set it to the names that visitors use, such as example.org,www.example.org.")
+        raise SystemExit(Arbiter.APP_LOAD_ERROR)
 
+
+def post_worker_init(worker: Any) -> None:
+    """Refuse what would make every request fail: an application of the other kind, a broker that cannot be opened."""
     application = worker.app.callable
     is_asgi = iscoroutinefunction(application) or iscoroutinefunction(type(application).__call__)
-    if is_asgi and not isinstance(worker, ASGIWorker):
-        worker.log.critical("This is an ASGI application: leave the worker class out, or serve sse_demo.wsgi with it.")
-    elif not is_asgi and isinstance(worker, ASGIWorker):
-        worker.log.critical(
-            "This is a WSGI application: serve sse_demo.asgi; or, if it has to be WSGI, add -k gthread --threads 32."
-        )
+    kinds = {kind.__module__ for kind in type(worker).__mro__}
+    serves_wsgi = not kinds.isdisjoint(_WSGI_WORKERS)
+    serves_asgi = any(kind == "gunicorn.workers.gasgi" or kind.startswith("uvicorn") for kind in kinds)
+    module = worker.app.app_uri.partition(":")[0]
+    package, dot, _ = module.rpartition(".")
+    if is_asgi and serves_wsgi:
+        worker.log.critical(f"{module} is an ASGI application, and this worker serves WSGI.")
+        worker.log.critical(f"Leave the worker class out; or keep it, and serve {package}{dot}wsgi.")
+    elif not is_asgi and serves_asgi:
+        worker.log.critical(f"{module} is a WSGI application, and this worker serves ASGI.")
+        worker.log.critical(f"Serve {package}{dot}asgi; or, if it has to be WSGI, add -k gthread --threads 32.")
+    elif trouble := _trouble():
+        worker.log.critical(trouble.msg)
+        worker.log.critical(trouble.hint)
     else:
         return
     raise SystemExit(Arbiter.APP_LOAD_ERROR)
+
+
+def _trouble() -> Any:
+    """The first error of the app's own system checks: each of them would fail every request for events."""
+    from django.conf import settings
+    from django.core.checks import ERROR
+
+    from events.checks import check_settings
+
+    found = check_settings() if settings.configured else []
+    return next((message for message in found if message.level >= ERROR), None)

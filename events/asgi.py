@@ -23,13 +23,13 @@ import django
 from django.conf import settings
 from django.core import signals
 from django.core.cache import caches
-from django.core.exceptions import RequestAborted
+from django.core.exceptions import ImproperlyConfigured, RequestAborted
 from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.core.handlers.base import BaseHandler
 from django.http.response import HttpResponseBase, JsonResponse
 from django.urls import Resolver404, resolve, set_script_prefix
 
-from events.process import close_hub
+from events.process import close_hub, get_broker
 from events.streams import EventStream, EventStreamResponse
 
 Scope = dict[str, Any]
@@ -79,7 +79,7 @@ class EventStreamHandler(ASGIHandler):
         if scope["type"] == "websocket":
             await send({"type": "websocket.close"})  # which the server tells as 403; Django would raise
             return
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = scope["path"].removeprefix(get_script_prefix(scope))
         if not scope.get("query_string", b"").isascii():  # Django answers 400, with a traceback in its log
             scope = scope | {"query_string": quote(scope["query_string"], safe=string.printable).encode()}
         if scope.get("method") == "HEAD":
@@ -286,5 +286,10 @@ async def _lifespan(receive: Receive, send: Send) -> None:
         if message["type"] == "lifespan.shutdown":
             await asyncio.to_thread(close_hub)  # it waits for the broker's thread
             await send({"type": "lifespan.shutdown.complete"})
+            return
+        try:
+            get_broker()
+        except ImproperlyConfigured as error:  # every request would be answered 500
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         await send({"type": "lifespan.startup.complete"})

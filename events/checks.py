@@ -12,13 +12,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings
+from django.conf import STATICFILES_STORAGE_ALIAS, settings
 from django.core.checks import CheckMessage, Error, Info
 from django.core.checks import Warning as Warn
 from django.core.exceptions import ImproperlyConfigured
+from django.core.files.storage import storages
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
-from django.urls import NoReverseMatch, Resolver404, resolve, reverse
+from django.urls import NoReverseMatch, Resolver404, get_script_prefix, resolve, reverse
 from django.utils.module_loading import import_string
 
 from events.asgi import EventStreamHandler
@@ -62,6 +63,7 @@ def check_settings(**_: Any) -> list[CheckMessage]:
         *_compression(),
         *_sharing(config),
         *_network_file_systems(),
+        *_static_files(),
     ]
 
 
@@ -126,15 +128,22 @@ def _metrics(config: Config) -> Iterator[CheckMessage]:
 
 
 def _pool(config: Config) -> Iterator[CheckMessage]:
-    scheme, _, alias = config.BROKER.partition(":")
-    pool = _database(alias or "default").get("OPTIONS", {}).get("pool") if scheme == "db" else None
+    alias = _alias_of_the_log(config)
+    pool = _database(alias).get("OPTIONS", {}).get("pool") if alias else None
     if pool and (largest := _pool_size(pool)) < 2:
         yield Warn(
-            f"The pool of the database {alias or 'default'!r} has room for {largest} connection, and each process "
+            f"The pool of the database {alias!r} has room for {largest} connection, and each process "
             "keeps one for LISTEN: nothing else would ever get one.",
             hint='"OPTIONS": {"pool": {"min_size": 2, "max_size": 10}}',
             id="events.W006",
         )
+
+
+def _alias_of_the_log(config: Config) -> str:
+    """The database that the log is in; empty for a log that is in none."""
+    if not config.BROKER.startswith("db:"):
+        return ""
+    return open_broker(config.BROKER, config.HISTORY, config.HISTORY_SECONDS).database
 
 
 def _pool_size(pool: Any) -> int:
@@ -234,7 +243,7 @@ def _headers_through(middleware: Callable[[Any], Any], origin: str) -> dict[str,
 def _request_from(origin: str) -> HttpRequest:
     request = HttpRequest()
     request.method, request.path = "GET", _path_of_the_stream() or "/events/"
-    request.path_info = request.path
+    request.path_info = request.path.removeprefix(get_script_prefix().rstrip("/"))
     request.META |= {"HTTP_ORIGIN": origin, "HTTP_HOST": "localhost", "SERVER_NAME": "localhost", "SERVER_PORT": "80"}
     return request
 
@@ -253,6 +262,23 @@ def _network_file_systems() -> Iterator[CheckMessage]:
                 hint="Keep it on a disk of this machine, or use PostgreSQL.",
                 id="events.W012",
             )
+
+
+def _static_files() -> Iterator[CheckMessage]:
+    if not settings.STORAGES.get(STATICFILES_STORAGE_ALIAS):
+        return
+    try:
+        storage = storages[STATICFILES_STORAGE_ALIAS]
+    except Exception:  # noqa: BLE001  collectstatic will say so
+        return
+    rewrites = getattr(storage, "support_js_module_import_aggregation", False)
+    if getattr(storage, "keep_only_hashed_files", False) and not rewrites:
+        yield Warn(
+            f"{type(storage).__name__} removes the files without a hash in their names, and feed.js imports others by "
+            "such names: in a browser it will not load.",
+            hint="In a subclass of it, for STORAGES: support_js_module_import_aggregation = True. It rewrites imports.",
+            id="events.W017",
+        )
 
 
 def _file_system(path: Path, mounts: Path) -> str:
@@ -423,6 +449,6 @@ def _path_of_the_stream() -> str:
 
 def _view_at(path: str) -> Any:
     try:
-        return resolve(path).func
+        return resolve(path.removeprefix(get_script_prefix().rstrip("/"))).func
     except Resolver404:
         return None

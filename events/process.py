@@ -6,6 +6,8 @@ import threading
 import time
 from contextlib import suppress
 
+from django.core import mail
+
 from events.brokers import Broker, Unavailable, open_broker
 from events.conf import get_config
 from events.hub import Hub
@@ -21,13 +23,21 @@ _start: tuple[threading.Thread, float] | None = None  # who starts the hub for a
 
 
 def get_broker() -> Broker:
-    """This process's broker, opened on first use: all that publishing needs. A forked child gets its own."""
+    """This process's broker, opened on first use: all that publishing needs. A forked child gets its own.
+
+    In Django's test environment a log of `db:` is kept in memory. A TestCase never commits, so no other connection
+    would see its events; in-memory SQLite would be locked by it, and PostgreSQL not drop a database that is followed.
+    """
     global _broker
     if not _broker:
         with _starting:
             if not _broker:
                 config = get_config()
-                _broker = open_broker(config.BROKER, config.HISTORY, config.HISTORY_SECONDS, config.HISTORY_BYTES)
+                history = (config.HISTORY, config.HISTORY_SECONDS, config.HISTORY_BYTES)
+                _broker = open_broker(config.BROKER, *history)
+                if config.BROKER.startswith("db:") and _is_testing():
+                    database, _broker = _broker.database, open_broker("memory:", *history)
+                    _broker.database = database
     return _broker
 
 
@@ -76,6 +86,11 @@ def _start_hub() -> None:
 def _try_to_start() -> None:
     with suppress(Unavailable):  # streams and polls, which cannot do without, tell
         get_hub()
+
+
+def _is_testing() -> bool:
+    """Whether Django's setup_test_environment() has run."""
+    return hasattr(mail, "outbox")
 
 
 def drain_hub() -> None:

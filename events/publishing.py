@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -23,6 +24,8 @@ _NOT_GIVEN: Any = object()  # None is data: JSON's null
 
 # The stream's own control events, what EventSource calls its own, and what feed.js tells its page.
 RESERVED_TYPES = frozenset({"hello", "reset", "heartbeat", "drain", "open", "error", "state", "traffic", "role"})
+
+watchers: list[Callable[[Event], object]] = []  # told of each event that this process has published: events.testing
 
 
 class InvalidEvent(ValueError):
@@ -53,15 +56,17 @@ def send(event: Event) -> str | None:
     broker = get_broker()
     if connections[broker.database].in_atomic_block:
         broker.append_on_commit([event])
-        transaction.on_commit(_count, using=broker.database)
+        transaction.on_commit(partial(_published, event), using=broker.database)
         return None
     ids = broker.append([event])
-    _count()
+    _published(event)
     return ids[0] if ids else None  # without autocommit, db: publishes with the transaction that is open
 
 
-def _count() -> None:
+def _published(event: Event) -> None:
     counters.published += 1
+    for watch in watchers:
+        watch(event)
 
 
 async def apublish(

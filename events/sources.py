@@ -54,6 +54,10 @@ def source(channel: str) -> Callable[[Source], Source]:
     return register
 
 
+def has_source(channel: str) -> bool:
+    return channel in _registered
+
+
 class Sources:
     """Counts who listens to what, and starts and stops the sources by it. The hub's lock guards it."""
 

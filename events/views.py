@@ -15,6 +15,7 @@ from django.core.exceptions import (
     SuspiciousOperation,
     TooManyFieldsSent,
 )
+from django.db import connections
 from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, UnreadablePostError
 from django.http.multipartparser import MultiPartParserError
@@ -36,10 +37,11 @@ from events.log import LONGEST_CURSOR, Cursor, Gap
 from events.metrics import counters
 from events.process import get_hub, is_draining
 from events.publishing import InvalidEvent, TooLarge, check_channels, publish
+from events.sources import has_source
 from events.streams import EventStreamResponse, describe_stream
 from events.wire import Event
 
-DEFAULT_CHANNEL = "clock"
+DEFAULT_CHANNEL = "clock"  # where the project has a source of that name, as the demonstration has
 RETRY_AFTER = "10"  # seconds; a place may be free by then, and until then the client polls
 
 _unavailable = Trouble("Answered 503, as the events cannot be reached", counted="answers")
@@ -51,6 +53,13 @@ def error(status: int, message: str, headers: dict[str, str] | None = None) -> J
     return JsonResponse({"error": message}, status=status, headers={"Cache-Control": "no-store", **(headers or {})})
 
 
+def _non_atomic_requests(view: View) -> View:
+    """As Django's, for every database: the log may be in any of them."""
+    for alias in connections:
+        view = non_atomic_requests(using=alias)(view)
+    return view
+
+
 def allow(*methods: str) -> Callable[[View], View]:
     """Answers any other method with 405, bad parameters with 400, what is not allowed with 403, and so on, all in JSON.
 
@@ -60,7 +69,7 @@ def allow(*methods: str) -> Callable[[View], View]:
     def decorate(view: View) -> View:
         @in_one_thread
         @login_not_required  # who may do what is said below, in JSON: a login page is no answer to a program
-        @non_atomic_requests  # reading needs no transaction, and what is published is, when the answer goes out
+        @_non_atomic_requests  # reading needs no transaction, and what is published is, when the answer goes out
         @csrf_exempt  # what is not accepted is told so by 405, and not by a page about cookies
         @wraps(view)
         def answer(request: HttpRequest) -> HttpResponseBase:
@@ -71,6 +80,10 @@ def allow(*methods: str) -> Callable[[View], View]:
                 return respond(request)
             response = preflight(request) or respond(request)
             share(request, response)
+            if request.method == "HEAD" and isinstance(response, HttpResponse):
+                # Django leaves the body for the server to drop (RFC 9110, 9.3.2), and gunicorn warns of each.
+                response.headers.setdefault("Content-Length", str(len(response.content)))
+                response.content = b""
             return response
 
         def respond(request: HttpRequest) -> HttpResponseBase:
@@ -162,7 +175,9 @@ def poll(request: HttpRequest) -> HttpResponse:
 
 
 def _channels(request: HttpRequest) -> list[str]:
-    channels = request.GET.getlist("channel") or [DEFAULT_CHANNEL]
+    channels = request.GET.getlist("channel") or ([DEFAULT_CHANNEL] if has_source(DEFAULT_CHANNEL) else [])
+    if not channels:
+        raise InvalidEvent("Name what to read: ?channel=orders, or ?channel=orders&channel=news.")
     limit = get_config().MAX_CHANNELS
     if len(channels) > limit:
         raise InvalidEvent(f"At most {limit} channels fit in one request; this one names {len(channels)}.")

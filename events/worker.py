@@ -13,14 +13,21 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
+import gunicorn
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from gunicorn.arbiter import Arbiter
-from gunicorn.asgi.lifespan import LifespanManager, LifespanStartupFailed
-from gunicorn.asgi.parser import CallbackRequest
-from gunicorn.asgi.protocol import ASGIProtocol
-from gunicorn.config import Config
-from gunicorn.workers.gasgi import ASGIWorker
+
+try:
+    from gunicorn.arbiter import Arbiter
+    from gunicorn.asgi.lifespan import LifespanManager, LifespanStartupFailed
+    from gunicorn.asgi.parser import CallbackRequest
+    from gunicorn.asgi.protocol import ASGIProtocol
+    from gunicorn.config import Config
+    from gunicorn.workers.gasgi import ASGIWorker
+except ImportError:
+    raise ImportError(
+        f"EventWorker needs gunicorn 27 or newer, and this is {gunicorn.__version__}: pip install 'gunicorn>=27'"
+    ) from None
 
 from events.asgi import TAKEOVER
 from events.conf import get_config

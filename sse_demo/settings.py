@@ -1,6 +1,6 @@
 """Settings of the demonstration project; everything that differs between machines comes from the environment.
 
-DJANGO_DEBUG           1 for development; anything else, or nothing, is production
+DJANGO_DEBUG           1 for development, which manage.py takes where there is no key; anything else is production
 DJANGO_SECRET_KEY      required unless debugging
 DJANGO_ALLOWED_HOSTS   comma-separated; required in practice unless debugging
 DJANGO_HTTPS           1 where visitors come by https: cookies travel by it alone, http is redirected to it
@@ -103,6 +103,21 @@ STORAGES = {
 USE_TZ = True
 TIME_ZONE = "UTC"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    # Django's own keeps what fails in production for e-mails to ADMINS, and tells nobody else.
+    "root": {"handlers": ["stderr"], "level": "INFO"},
+    "loggers": {
+        "django": {"handlers": [], "level": "INFO", "propagate": True},
+        "django.server": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        # Under WSGI it warns of each HEAD, whose body Django leaves for the server to drop.
+        "gunicorn.http.wsgi": {"level": "ERROR"},
+    },
+}
 
 EVENTS = {
     # What the demonstration shows is for everybody: its open channels are meant to be open.

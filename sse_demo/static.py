@@ -1,9 +1,34 @@
 """Static files in production: hashed names, served by the application server itself."""
 
+import logging
+from pathlib import Path
+
+from django.conf import settings
+from django.core.management import call_command
 from servestatic.storage import CompressedManifestStaticFilesStorage
+
+logger = logging.getLogger(__name__)
 
 
 class HashedStaticFilesStorage(CompressedManifestStaticFilesStorage):  # type: ignore[misc]  # untyped
     """Hashes the names of JavaScript modules as well, and rewrites the imports between them."""
 
     support_js_module_import_aggregation = True
+
+
+def collect_once() -> None:
+    """Collect the static files where nobody has yet: after that, `manage.py collectstatic` is what a deploy does.
+
+    Processes that start together wait for the one that collects.
+    """
+    root = Path(settings.STATIC_ROOT)
+    if (root / HashedStaticFilesStorage.manifest_name).exists():
+        return
+    import fcntl  # not on Windows, where this is for development alone
+
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / ".collecting").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (root / HashedStaticFilesStorage.manifest_name).exists():
+            logger.info("Collecting static files into %s, as there are none", root)
+            call_command("collectstatic", interactive=False, verbosity=0)

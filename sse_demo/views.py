@@ -1,5 +1,7 @@
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.gzip import gzip_page
@@ -9,12 +11,19 @@ from events.conf import get_config
 from sse_demo import faults, notes
 from sse_demo.status import lines_that_differ
 
+
+def _static_origin() -> str:
+    """The origin of the static files, where it is not the page's own."""
+    url = urlsplit(settings.STATIC_URL)
+    return f" {url.scheme or 'https'}://{url.netloc}" if url.netloc else ""
+
+
 CONTENT_SECURITY_POLICY = "; ".join(
     [
         "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self'",
+        f"script-src 'self'{_static_origin()}",
+        f"style-src 'self'{_static_origin()}",
+        f"img-src 'self'{_static_origin()}",
         "connect-src 'self'",
         "base-uri 'none'",
         "form-action 'self'",

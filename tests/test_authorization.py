@@ -16,7 +16,7 @@ from django.http import HttpRequest
 from django.test import AsyncRequestFactory, Client, RequestFactory
 from pytest_django.fixtures import DjangoAssertNumQueries, Settings
 
-from events import publish, revoke
+from events import process, publish, revoke
 from events.asgi import EventStreamHandler
 from events.authorization import by_prefix, get_rule
 from events.hub import REVOKED, Hub
@@ -334,8 +334,11 @@ class TestItsChannel:
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "valkey"])
-def other_process(request: pytest.FixtureRequest, settings: Settings, open_log: OpenLog) -> Iterator[Hub]:
+def other_process(
+    request: pytest.FixtureRequest, settings: Settings, open_log: OpenLog, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Hub]:
     """The hub of another process on the log that `revoke` here writes to."""
+    monkeypatch.setattr(process, "_is_testing", lambda: False)  # else `db:` would be in memory
     log = open_log(request.param)
     settings.EVENTS = {"BROKER": log.url}
     other = Hub(log.open(), 100)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django.test import Client
+from django.urls import set_script_prefix
 from pytest_django.fixtures import Settings
 
 from events import checks
@@ -24,6 +25,7 @@ INSTEAD = {
     "no rule": "E005",
     "a small pool": "W006",
     "another database": "W016",
+    "only hashed files": "W017",
 }
 
 MEANT = {"AUTHORIZE": "events.authorization.by_prefix"}
@@ -62,6 +64,16 @@ def test_the_demonstration_is_told_nothing() -> None:
 
 def test_in_development_only_that_is_told_which_is_wrong_there_too() -> None:
     assert manage("check", "--fail-level", "INFO", DJANGO_DEBUG="1", EVENTS_BROKER="memory:").returncode == 0
+
+
+def test_a_script_name_hides_no_mark_of_the_stream(settings: Settings) -> None:
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, "tests.bad.middleware.sync_only"]
+    set_script_prefix("/app/")
+    try:
+        [told] = [message for message in checks.check_deployment() if message.id == "events.I009"]
+    finally:
+        set_script_prefix("/")
+    assert "but for streams and polls, which run in one thread anyway" in told.msg
 
 
 def test_every_check_is_documented() -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ import pytest
 from django.core.management import CommandError, call_command
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from sse_demo.compare import capacity, figures
 from sse_demo.compare.capacity import Costs
+from sse_demo.compare.comparison import Comparison
 from sse_demo.compare.http import Connection
 from sse_demo.compare.plan import BadPlan, Plan
-from sse_demo.compare.proxy import steps
+from sse_demo.compare.proxy import fails_from, steps
 from sse_demo.compare.results import SSE, Arm, Result, Spread, quantiles
 from sse_demo.compare.screens import Screen, Staleness
+from sse_demo.compare.terminal import print_report
 from sse_demo.compare.updates import Clock, Updates
 
 COSTS = Costs(
@@ -70,6 +74,7 @@ def result(arm: Arm, **changed: Any) -> Result:
         "seconds": 10.0,
         "updates": 10,
         "requests": 0 if arm.streams else 1_000,
+        "found": 0 if arm.streams else 1_000,
         "skipped": 0,
         "statuses": {"200": 100},
         "sent": 0,
@@ -212,7 +217,7 @@ def test_costs_are_those_of_reading_without_publishing() -> None:
         result(SSE, cpu=0.02, publish_cpu=0.01),
         empty=result(Arm.poll(1), cpu=0.5, updates=0),
         finding=result(Arm.poll(1), cpu=0.605 + 0.01, publish_cpu=0.01),
-        crowded=result(Arm.poll(1), updates=100, cpu=0.650 + 0.1, publish_cpu=0.1),
+        crowded=result(Arm.poll(1), updates=100, found=10_000, cpu=0.650 + 0.1, publish_cpu=0.1),
     )
     assert costs.stream_cpu == pytest.approx(10e-6)
     assert costs.stream_connect == pytest.approx(1e-3)
@@ -220,6 +225,34 @@ def test_costs_are_those_of_reading_without_publishing() -> None:
     assert costs.poll_cpu == pytest.approx(0.6e-3)
     assert costs.event_cpu == pytest.approx(5e-6)
     assert costs.publish_cpu == pytest.approx(1e-3)
+
+
+def test_a_server_that_is_behind_does_not_make_events_look_small() -> None:
+    # 100 updates were made for each of 100 clients, and polls had brought a fifth of them by the end of the window.
+    costs = capacity.fit(
+        result(SSE),
+        empty=result(Arm.poll(1), updates=0),
+        finding=result(Arm.poll(1), received=600_000),
+        crowded=result(Arm.poll(1), updates=100, found=2_000, received=800_000),
+    )
+    assert (costs.poll_bytes, costs.event_bytes) == pytest.approx((400, 200))
+
+
+def test_a_formula_that_its_own_check_contradicts_is_marked() -> None:
+    comparison = Comparison(Plan(clients=100, intervals=(1.0,)), "")
+    comparison.results.append(result(Arm.poll(1), received=8_000_000, cpu=0.6))
+    [line] = figures.checks(comparison, COSTS)
+    assert line.endswith("OFF BY 90 %: do not rely on the formulas, and measure again on an idle machine")
+    comparison.results[0] = result(Arm.poll(1), received=780_000, cpu=0.605)
+    [line] = figures.checks(comparison, COSTS)
+    assert "OFF" not in line
+
+
+def test_polling_begins_to_fail_where_the_first_answer_was_a_failure() -> None:
+    steps = [
+        result(Arm.poll(1), clients=n, statuses={"200": 1_000, "429": failed}) for n, failed in ((500, 0), (1_000, 3))
+    ]
+    assert fails_from(steps) == 1_000
 
 
 def test_behind_a_proxy_each_step_has_twice_the_clients() -> None:
@@ -260,3 +293,17 @@ def test_too_few_files_is_said_with_the_number_that_is_needed(monkeypatch: pytes
     monkeypatch.setattr("sse_demo.compare.plan.resource.getrlimit", lambda kind: (256, 1_024))
     with pytest.raises(BadPlan, match="This needs 5,500 open files, and the limit is 1,024: raise it"):
         Plan(clients=5_000)
+
+
+@pytest.mark.parametrize("steps", [False, True])
+def test_the_report_fits_a_terminal_of_80_columns(steps: bool) -> None:
+    wide = {"200": 123_456, "304": 43_210, "429": 99_999, "502": 33, "504": 1_234, "none": 3}
+    comparison = Comparison(Plan(clients=4_000, intervals=(1.0, 5.0)), "", COSTS)
+    results = comparison.steps if steps else comparison.results
+    for arm in (SSE, Arm.poll(1)) if steps else (SSE, Arm.poll(1), Arm.poll(1, conditional=True), Arm.poll(5)):
+        results.append(result(arm, clients=4_000, received=152_345_678, cpu=9.9, statuses=wide))
+    printed = [StringIO(), StringIO()]
+    for width, file in zip((80, 300), printed, strict=True):
+        print_report(Console(file=file, width=width), comparison)
+    narrow, whole = ({*file.getvalue().split()} for file in printed)
+    assert whole <= narrow  # nothing is cut off

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from django.core.exceptions import ImproperlyConfigured
+from django.db import router
 
 from events.log import Cursor
 from events.wire import Event
@@ -86,8 +87,9 @@ def open_broker(url: str, history: int, history_seconds: float, history_bytes: i
             return MemoryBroker(history, history_seconds, history_bytes)
         case "db":
             from events.brokers.database import DatabaseBroker
+            from events.models import StoredEvent
 
-            return DatabaseBroker(rest or "default", history, history_seconds)
+            return DatabaseBroker(rest or router.db_for_write(StoredEvent), history, history_seconds)
         case "redis" | "rediss" | "unix":
             from events.brokers.redis import RedisBroker
 

@@ -44,7 +44,7 @@ class Survey:
     """What was seen. None or empty: not asked, because something before it failed."""
 
     target: Target
-    patience: float
+    patience: float  # seconds that it was watched for
     reach: Reach
     stream: Watch  # as a browser would ask for it, at the URL as given
     quiet: Watch | None = None  # a channel on which nothing happens, uncompressed
@@ -73,6 +73,7 @@ def survey(
     """
     progress("connecting")
     way = reach(target)
+    began = time.monotonic()
     with _watches() as watch:
         target, stream = _find(target, patience, watch)
         seen = Survey(target, patience, way, stream)
@@ -80,6 +81,7 @@ def survey(
             _look(seen, connections, watch, progress)
         except KeyboardInterrupt:
             seen.interrupted = True
+            seen.patience = min(patience, time.monotonic() - began)
         return seen
 
 
@@ -117,6 +119,9 @@ def _find(target: Target, patience: float, watch: Watcher) -> tuple[Target, Watc
         location = stream.headers.get("location", "")
         if stream.status in (301, 302, 303, 307, 308) and location:
             target = target.redirected(location)
+            continue
+        if stream.status == 400 and not target.names("channel"):  # there is no default channel
+            target = target.with_query(channel="probe")
             continue
         if stream.status != 200:
             raise NotAStream(f"{target.url} answers {stream.status}, not with a stream.")

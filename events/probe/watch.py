@@ -50,6 +50,10 @@ class Target:
         pairs = [(key, value) for key, value in parse_qsl(query) if key not in parameters]
         return replace(self, path=f"{path}?{urlencode([*pairs, *parameters.items()])}")
 
+    def names(self, parameter: str) -> bool:
+        """Whether the query has this parameter."""
+        return any(key == parameter for key, _ in parse_qsl(self.path.partition("?")[2], keep_blank_values=True))
+
     def poll(self) -> "Target":
         path, _, query = self.path.partition("?")
         return replace(self, path=f"{path.rstrip('/')}/poll/" + (f"?{query}" if query else ""))

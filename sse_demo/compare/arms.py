@@ -122,6 +122,7 @@ class _Mark:
 
     at: float
     requests: int
+    found: int
     skipped: int
     sent: int
     received: int
@@ -208,6 +209,7 @@ class _Run:
         return _Mark(
             at=time.monotonic(),
             requests=tally.requests,
+            found=tally.found,
             skipped=tally.skipped,
             sent=tally.wire.sent,
             received=tally.wire.received,
@@ -233,6 +235,7 @@ class _Run:
             seconds=seconds,
             updates=updates,
             requests=end.requests - begin.requests,
+            found=end.found - begin.found,
             skipped=end.skipped - begin.skipped,
             statuses={str(status or "none"): n for status, n in sorted(fleet.tally.statuses.items())},
             sent=end.sent - begin.sent,

@@ -52,7 +52,8 @@ def fit(stream: Result, empty: Result, finding: Result, crowded: Result) -> Cost
     `stream`: the arm that streams. `empty`: polls that found nothing. `finding` and `crowded`: polls that found a few
     events and many, which tells an answer's own cost from that of its events.
     """
-    found = [result.client_updates / result.requests for result in (finding, crowded)]
+    # What the answers brought, and not what was made meanwhile: a server that is behind brings less of it.
+    found = [result.found / max(1, result.requests) for result in (finding, crowded)]
     poll_cpu, event_cpu = _line(found, [result.cpu_per_request or 0.0 for result in (finding, crowded)])
     poll_bytes, event_bytes = _line(found, [result.bytes_per_request for result in (finding, crowded)])
     return Costs(

@@ -26,6 +26,7 @@ class Tally:
     """What all clients of a fleet have done so far."""
 
     requests: int = 0
+    found: int = 0  # updates in answers to polls
     skipped: int = 0  # polls not made, because the answer to the one before was still out
     statuses: Counter[int] = field(default_factory=Counter)
     wire: Wire = field(default_factory=Wire)
@@ -238,6 +239,7 @@ class Poller(Client):
         answer = json.loads(b"".join(self._pieces))
         self.cursor = answer["cursor"]
         if numbers := self.fleet.updates.of_poll(answer):
+            self.fleet.tally.found += len(numbers)
             self.screen.show(numbers, now)
 
     def _lost(self, connection: Connection) -> None:

@@ -74,6 +74,6 @@ def _behind_proxy(arm: Arm, kind: Kind, load: Load, progress: Progress) -> Resul
 
 
 def fails_from(steps: list[Result]) -> int | None:
-    """The least number of clients at which more than one answer in a hundred was a failure."""
-    failing = [step.clients for step in steps if step.failures > 0.01 * step.answers]
+    """The least number of clients at which an answer was a failure."""
+    failing = [step.clients for step in steps if step.failures]
     return min(failing, default=None)

@@ -66,6 +66,7 @@ class Result:
     seconds: float
     updates: int  # made within the window
     requests: int
+    found: int  # updates in the answers to polls
     skipped: int  # polls that were due while an answer was still out
     statuses: dict[str, int]  # of every answer from the first connection to the last; "none": refused or cut
     sent: int  # bytes, by the clients

@@ -81,7 +81,7 @@ export class Lane {
     if (state === "closed") this.staleness.pause();
     if (state === "streaming" && this.#feed.role !== "follower") this.#headSize.then((size) => (this.bytes += size));
     this.#article.dataset.state = state;
-    this.#write("state", STATES[state]);
+    this.#write("state", state !== "closed" && reason.includes("could not be reached") ? "No answer" : STATES[state]);
     this.#write("reason", reason);
   }
 

@@ -71,7 +71,7 @@ function draw(time) {
   drawAll(now, scale);
   faults.draw();
   notes.draw();
-  showVerdict(show, streamLane, pollLane);
+  showVerdict(show, streamLane, pollLane, now);
   showOffset();
 }
 

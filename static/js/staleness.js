@@ -45,6 +45,11 @@ export class Staleness {
     this.#shown = null;
   }
 
+  /** Ticks that there were until now, of which the last ones may not be shown yet; one is given half a second. */
+  ticksUntil(now) {
+    return this.ticks + (this.#shown === null ? 0 : Math.max(0, Math.floor((now - 500) / 1000) - this.#shown));
+  }
+
   /** Milliseconds since the first tick that has not been shown; 0 when there is none. */
   behind(now) {
     return this.#shown === null ? 0 : Math.max(0, now - (this.#shown + 1) * 1000);

@@ -11,7 +11,7 @@ from typing import Any
 
 from events import checks
 from tests.settings import *  # noqa: F403
-from tests.settings import DATABASES, MIDDLEWARE
+from tests.settings import DATABASES, MIDDLEWARE, STORAGES
 
 FAULT = os.environ.get("FAULT", "")
 
@@ -55,6 +55,9 @@ match FAULT:
     case "a small pool":
         EVENTS = {"BROKER": "db:"}
         DATABASES["default"] = {"ENGINE": "django.db.backends.postgresql", "OPTIONS": {"pool": {"max_size": 1}}}
+    case "only hashed files":
+        STORAGES["staticfiles"]["BACKEND"] = "servestatic.storage.CompressedManifestStaticFilesStorage"
+        SERVESTATIC_KEEP_ONLY_HASHED_FILES = True
     case "another database":
         EVENTS = {"BROKER": "db:log"}
         DATABASES["log"] = DATABASES["default"]

@@ -100,6 +100,16 @@ def test_the_stats_do_not_count_as_what_the_stream_received(page: Page, server: 
     expect(lane(page, "stream").locator('[data-show="bytes"]')).to_have_text(re.compile(r"^\d{3}\sB$"))
 
 
+def test_at_your_size_an_event_costs_what_it_costs_in_a_crowd(page: Page, server: Server) -> None:
+    page.goto(server.url)
+    cores = figure(page, "size-stream-cores")
+    expect(cores).to_have_text(re.compile(r"\d"), timeout=30_000)
+    expect(figure(page, "size-stream-cores-formula")).to_contain_text("as in the crowd of compare; in yours, ")
+    polls = figure(page, "size-poll-every")
+    stream, poll = (float((each.text_content() or "").replace(",", "")) for each in (cores, polls))
+    assert stream < poll / 10  # 1 / 71, of the same updates
+
+
 def test_at_your_size_multiplies_what_was_measured_and_shows_the_formula(page: Page, server: Server) -> None:
     page.goto(server.url)
     ask_often(page)

@@ -140,7 +140,7 @@ def test_the_page_outlives_a_server_that_dies_and_comes_back(page: Page, static_
         ask_often(page)
         expect(state(page, "stream")).to_have_text("Streaming")
         server.stop(signal.SIGKILL)
-        expect(state(page, "stream")).to_have_text("Polling", timeout=15_000)
+        expect(state(page, "stream")).to_have_text("No answer", timeout=15_000)
         expect(lane(page, "poll").locator('[data-show="reason"]')).to_contain_text("could not be reached")
         server.start()
         expect(state(page, "stream")).to_have_text("Streaming", timeout=60_000)
@@ -295,3 +295,20 @@ def test_a_page_in_the_back_forward_cache_holds_no_stream_and_misses_nothing(
     assert feed.data == ["before", "meanwhile", "after"]
     assert feed.told["states"] == ["connecting", "streaming", "closed", "connecting", "streaming"]
     browser.close()
+
+
+def test_a_server_that_is_gone_is_no_answer_and_both_lanes_count_the_same_ticks(page: Page, static_root: Path) -> None:
+    with serve("asgi", static_root) as gone:
+        page.goto(gone.url)
+        ask_often(page)
+        wait_for_ticks(page, "stream", 2)
+        wait_for_ticks(page, "poll", 2)
+    for name in ("stream", "poll"):
+        expect(state(page, name)).to_have_text("No answer", timeout=30_000)
+    counted = page.locator('[data-show="stream-ticks"]')
+    before = int(counted.text_content() or "")
+    expect(counted).not_to_have_text(str(before), timeout=10_000)  # they go on, though nothing comes
+    page.wait_for_function(
+        "([one, other]) => document.querySelector(one).textContent === document.querySelector(other).textContent",
+        arg=['[data-show="stream-ticks"]', '[data-show="poll-ticks"]'],
+    )

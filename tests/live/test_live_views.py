@@ -120,7 +120,7 @@ def test_each_visitor_is_told_their_own_and_nothing_after_logging_out(server: Se
 
 
 def until_the_end(stream: Stream) -> list[Event]:
-    events = []
+    events: list[Event] = []
     while not events or events[-1].type != "drain":
         events.append(stream.next())
     return events

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -215,3 +216,19 @@ def test_probing_leaves_no_stream_open(server: Server) -> None:
         stream.next("hello")
         while server.state()["streams"] > 1:
             pass
+
+
+def test_what_is_interrupted_is_told_of_the_time_that_was_watched(static_root: Path) -> None:
+    with serve("asgi", static_root, HEARTBEAT=15) as server:
+        command = [sys.executable, "manage.py", "probe", f"{server.url}/events/", "--connections", "2"]
+        environment = os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings"}
+        probing = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE)
+        while server.state()["streams"] < 2:
+            pass  # the stream, and the one on which nothing happens
+        probing.send_signal(signal.SIGINT)
+        said, _ = probing.communicate(timeout=30)
+    assert probing.returncode == 1
+    assert "not everything was looked at" in said
+    assert "PROBLEM" not in said
+    assert "35 s" not in said
+    assert "Healthy" not in said

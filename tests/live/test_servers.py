@@ -1,16 +1,21 @@
 """The HTTP contract through every server that the project names, each a real process."""
 
+import os
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
-from tests.live.servers import COMMANDS, GUNICORN, PORTABLE, STREAMING, Server, Stream, serve
+from tests.live.servers import COMMANDS, GUNICORN, PORTABLE, ROOT, STREAMING, Server, Stream, serve
 
 ASGI = ("asgi", *PORTABLE)
 
@@ -213,7 +218,7 @@ def test_gevent_serves_streams_and_polls_as_greenlets(static_root: Path) -> None
 
 @pytest.mark.parametrize(
     ("arguments", "instead"),
-    [(["sse_demo.wsgi", "--preload"], "Leave --preload out"), (["sse_demo.asgi"], "leave the worker class out")],
+    [(["sse_demo.wsgi", "--preload"], "Leave --preload out"), (["sse_demo.asgi"], "Leave the worker class out")],
 )
 def test_gevent_refuses_at_the_start_what_it_cannot_serve(
     static_root: Path, arguments: list[str], instead: str
@@ -222,3 +227,102 @@ def test_gevent_refuses_at_the_start_what_it_cannot_serve(
         pass
     assert instead in str(raised.value)
     assert "Traceback" not in str(raised.value)
+
+
+@pytest.mark.parametrize("environment", [{}, {"DJANGO_DEBUG": "1"}])
+def test_static_files_are_served_without_a_step_of_their_own(tmp_path: Path, environment: dict[str, str]) -> None:
+    server = Server("asgi", tmp_path / "static", {}, [], environment)
+    try:
+        server.start()
+        page = requests.get(server.url, timeout=30)
+        assert page.status_code == 200
+        [module, *_] = re.findall(r'<script type="module" src="([^"]+)"', page.text)
+        script = requests.get(f"{server.url}{module}", timeout=30)
+        assert (script.status_code, script.headers["Content-Type"].partition(";")[0]) == (200, "text/javascript")
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("worker", ["uvicorn_worker.UvicornWorker", "uvicorn.workers.UvicornWorker"])
+def test_uvicorns_worker_streams_with_this_configuration(static_root: Path, worker: str) -> None:
+    quiet = ["-W", "ignore::DeprecationWarning"]  # of uvicorn.workers, which uvicorn_worker follows
+    with (
+        serve("uvicorn", static_root, command=[*quiet, *GUNICORN, "-k", worker, "sse_demo.asgi"]) as server,
+        Stream(server, channel="orders") as stream,
+    ):
+        stream.next("hello")
+        published = server.publish("orders", 1)
+        assert stream.next("message").id == published
+
+
+@pytest.mark.parametrize(
+    ("worker", "kind", "instead"),
+    [
+        ("gthread", "asgi", "Leave the worker class out; or keep it, and serve mysite.wsgi"),
+        ("uvicorn_worker.UvicornWorker", "wsgi", "Serve mysite.asgi; or, if it has to be WSGI, add -k gthread"),
+        ("events.worker.EventWorker", "wsgi", "Serve mysite.asgi; or, if it has to be WSGI, add -k gthread"),
+    ],
+)
+def test_an_application_of_the_other_kind_is_refused_with_what_to_serve(
+    tmp_path: Path, worker: str, kind: str, instead: str
+) -> None:
+    subprocess.run([sys.executable, "-m", "django", "startproject", "mysite", str(tmp_path)], check=True, env=OWN)
+    refused = gunicorn(tmp_path, "-k", worker, f"mysite.{kind}", PYTHONPATH=str(ROOT))
+    assert instead in refused
+    assert "Traceback" not in refused
+    assert "sse_demo" not in refused
+
+
+@pytest.mark.parametrize(
+    ("events", "trouble"),
+    [
+        ({"BROKER": "redis://127.0.0.1:1/0?stream="}, "stream"),
+        ({"AUTHORIZE": "no.such.rule"}, "EVENTS['AUTHORIZE'] cannot be imported"),
+        ({"HISTORI": 1}, "HISTORI"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["asgi", "gthread"])
+def test_settings_that_fail_every_request_fail_the_start(
+    static_root: Path, kind: str, events: dict[str, Any], trouble: str
+) -> None:
+    with pytest.raises(RuntimeError) as raised, serve(kind, static_root, **events):
+        pass
+    critical = [line for line in str(raised.value).splitlines() if "[CRITICAL]" in line]
+    assert trouble in critical[0]
+    assert len(critical) == 2
+    assert "Traceback" not in str(raised.value)
+
+
+def test_another_servers_start_fails_as_well(static_root: Path) -> None:
+    with pytest.raises(RuntimeError, match="HISTORI"), serve("uvicorn", static_root, HISTORI=1):
+        pass
+
+
+@pytest.mark.parametrize("arguments", [["-c", str(ROOT / "gunicorn.conf.py")], ["-k", "events.worker.EventWorker"]])
+def test_an_older_gunicorn_is_told_which_version_it_takes(tmp_path: Path, arguments: list[str]) -> None:
+    """That of Debian 13, say. What counts is the version, and that it has no worker for ASGI."""
+    old = tmp_path / "gunicorn"
+    shutil.copytree(Path(find_spec("gunicorn").origin).parent, old)  # type: ignore[union-attr, arg-type]
+    (old / "workers" / "gasgi.py").unlink()
+    version = old / "__init__.py"
+    version.write_text(re.sub(r"version_info = .*", "version_info = (23, 0, 0)", version.read_text()))
+    refused = gunicorn(tmp_path, *arguments, "sse_demo.asgi", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert "needs gunicorn 27 or newer, and this is 23.0.0: pip install 'gunicorn>=27'" in refused
+
+
+OWN = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+
+
+def gunicorn(directory: Path, *arguments: str, **environment: str) -> str:
+    """What gunicorn says that does not start, with our configuration, in another directory."""
+    shutil.copy(ROOT / "gunicorn.conf.py", directory)
+    refused = subprocess.run(
+        [sys.executable, "-m", "gunicorn", "--no-control-socket", "--bind", "127.0.0.1:0", *arguments],
+        cwd=directory,
+        env=OWN | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert refused.returncode != 0
+    return refused.stderr

@@ -69,9 +69,11 @@ class Command(BaseCommand):
             self._print(finding)
         problems = sum(finding.level is Level.PROBLEM for finding in findings)
         if seen.interrupted:
-            self.stdout.write("Interrupted: not everything was looked at.")
+            self.stdout.write(f"Interrupted after {seen.patience:.0f} s: not everything was looked at.")
         if problems:
             self.stdout.write(self.style.ERROR(f"{problems} to put right." if problems > 1 else "One to put right."))
+            sys.exit(1)
+        if seen.interrupted:
             sys.exit(1)
         self.stdout.write(self.style.SUCCESS("Healthy: it streams."))
 
