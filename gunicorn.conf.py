@@ -5,6 +5,7 @@ What is not set here has gunicorn's own default; a flag on the command line wins
 
 import os
 import sys
+from importlib import import_module
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -16,8 +17,10 @@ if int(__version__.partition(".")[0]) < 27:  # EventWorker builds on what 27 has
 
 # Whatever needs more is imported where it is needed: gevent patches what is imported after it, in its workers.
 
+APP = "events"  # the name under which it is imported: `live_events`, where pip has installed it
+
 # An open stream costs a transport and a set entry: no thread, no task.
-worker_class = "events.worker.EventWorker"
+worker_class = f"{APP}.worker.EventWorker"
 
 # One for each core: a worker is one event loop. With a broker of `memory:` there can be one only, as no other process
 # would see what it is told.
@@ -45,9 +48,7 @@ def on_starting(server: Any) -> None:
     from gunicorn.workers.base_async import AsyncWorker
 
     if not issubclass(server.worker_class, AsyncWorker):
-        from events.metrics import counters
-
-        counters.share()
+        import_module(f"{APP}.metrics").counters.share()
     elif server.cfg.preload_app:
         server.log.critical("--preload imports Django before this worker class patches it, and streams would fail.")
         server.log.critical("Leave --preload out; or the worker class, and serve the ASGI application instead.")
@@ -101,7 +102,5 @@ def _trouble() -> Any:
     from django.conf import settings
     from django.core.checks import ERROR
 
-    from events.checks import check_settings
-
-    found = check_settings() if settings.configured else []
+    found = import_module(f"{APP}.checks").check_settings() if settings.configured else []
     return next((message for message in found if message.level >= ERROR), None)

@@ -9,10 +9,10 @@ next asks. An event travels publishing.py -> brokers/ -> hub.py -> log.py, and f
 the poll in views.py.
 """
 
-from events.authorization import arevoke, revoke
-from events.live import live
-from events.process import current_cursor
-from events.publishing import apublish, publish
-from events.wire import Event
+from .authorization import arevoke, revoke
+from .live import live
+from .process import current_cursor
+from .publishing import apublish, publish
+from .wire import Event
 
 __all__ = ["Event", "apublish", "arevoke", "current_cursor", "live", "publish", "revoke"]

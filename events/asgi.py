@@ -29,8 +29,8 @@ from django.core.handlers.base import BaseHandler
 from django.http.response import HttpResponseBase, JsonResponse
 from django.urls import Resolver404, resolve, set_script_prefix
 
-from events.process import close_hub, get_broker
-from events.streams import EventStream, EventStreamResponse
+from .process import close_hub, get_broker
+from .streams import EventStream, EventStreamResponse
 
 Scope = dict[str, Any]
 Message = Mapping[str, Any]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from events.brokers import Unavailable
+from .brokers import Unavailable
 
 _PATIENCE = 5.0  # seconds; somebody waits for the answer to a request
 

@@ -11,11 +11,11 @@ from django.http import HttpRequest
 from django.utils.functional import LazyObject, empty
 from django.utils.module_loading import import_string
 
-from events.conf import get_config
-from events.hub import revocation
-from events.log import Cursor
-from events.process import get_hub
-from events.publishing import check_channels, send
+from .conf import get_config
+from .hub import revocation
+from .log import Cursor
+from .process import get_hub
+from .publishing import check_channels, send
 
 Rule = Callable[[HttpRequest, str], bool | Awaitable[bool]]
 

@@ -22,12 +22,14 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHt
 from django.urls import NoReverseMatch, Resolver404, get_script_prefix, resolve, reverse
 from django.utils.module_loading import import_string
 
-from events.asgi import EventStreamHandler
-from events.authorization import get_rule
-from events.brokers import open_broker
-from events.conf import Config, get_config
-from events.cors import share
-from events.streams import HEADERS
+from .apps import NAME
+from .asgi import EventStreamHandler
+from .authorization import get_rule
+from .brokers import open_broker
+from .conf import Config, get_config
+from .cors import share
+from .streams import HEADERS
+from .urls import find_namespace
 
 MOUNTS = Path("/proc/self/mounts")  # on Linux; nowhere else is anything said of file systems
 
@@ -52,7 +54,11 @@ def check_settings(**_: Any) -> list[CheckMessage]:
         config = get_config()
     except ImproperlyConfigured as error:
         return [
-            Error(str(error), hint="events/conf.py has every key, with its default and its reason.", id="events.E001")
+            Error(
+                str(error),
+                hint=f"{NAME}.conf has every key, with its default and its reason.",
+                id="events.E001",
+            )
         ]
     return [
         *_broker(config),
@@ -155,7 +161,7 @@ def _urls() -> Iterator[CheckMessage]:
     if getattr(settings, "ROOT_URLCONF", None) and not _path_of_the_stream():
         yield Warn(
             "No URL leads to the streams.",
-            hint='urlpatterns += [path("events/", include("events.urls"))]',
+            hint=f'urlpatterns += [path("events/", include("{NAME}.urls"))]',
             id="events.W013",
         )
 
@@ -318,7 +324,7 @@ def _application() -> Iterator[CheckMessage]:
             "There is no ASGI_APPLICATION: behind gunicorn's sync workers WSGI_APPLICATION has no streams at all, and "
             "behind threads each stream holds one.",
             hint='ASGI_APPLICATION = "mysite.asgi.application", and in mysite/asgi.py: '
-            "from events.asgi import get_event_stream_application; application = get_event_stream_application(). "
+            f"from {NAME}.asgi import get_event_stream_application; application = get_event_stream_application(). "
             'If threads are meant: SILENCED_SYSTEM_CHECKS = ["events.W002"].',
             id="events.W002",
         )
@@ -330,7 +336,7 @@ def _application() -> Iterator[CheckMessage]:
     except Exception as error:  # noqa: BLE001  whatever it is, the server will not start
         yield Error(
             f"ASGI_APPLICATION {name!r} cannot be loaded: {type(error).__name__}: {error}",
-            hint="The module of a new project is made by: manage.py startproject. In it: from events.asgi import "
+            hint=f"The module of a new project is made by: manage.py startproject. In it: from {NAME}.asgi import "
             "get_event_stream_application; application = get_event_stream_application().",
             id="events.E004",
         )
@@ -340,7 +346,7 @@ def _application() -> Iterator[CheckMessage]:
         yield Warn(
             f"ASGI_APPLICATION {name!r} is made without EventStreamHandler: every stream holds a thread, "
             "and what its request has connected to.",
-            hint="from events.asgi import get_event_stream_application; application = get_event_stream_application() "
+            hint=f"from {NAME}.asgi import get_event_stream_application; application = get_event_stream_application() "
             "instead of get_asgi_application().",
             id="events.W003",
         )
@@ -391,7 +397,7 @@ def _middleware() -> Iterator[CheckMessage]:
             yield Info(
                 f"{name} is sync only: under ASGI each request goes to a thread and back for it, {whose}.",
                 hint="Make it for both, with django.utils.decorators.sync_and_async_middleware"
-                + ("." if is_marked else f", and decorate the view at {path} with events.asgi.in_one_thread."),
+                + ("." if is_marked else f", and decorate the view at {path} with {NAME}.asgi.in_one_thread."),
                 id="events.I009",
             )
 
@@ -442,7 +448,7 @@ def _all_middleware() -> Iterator[tuple[str, Any]]:
 
 def _path_of_the_stream() -> str:
     try:
-        return reverse("events:stream")
+        return reverse(f"{find_namespace()}:stream")
     except NoReverseMatch:
         return ""
 

@@ -88,7 +88,7 @@ class Config:
     # Seconds, less up to a fifth (0: for ever): clients are authorized anew, and a new process gets its share of them.
     MAX_STREAM_AGE: float = _number(3_600.0, 0, 31_536_000)
     # Who may read a channel, as `(request, channel) -> bool`; may be async.
-    AUTHORIZE: str = "events.authorization.by_prefix"
+    AUTHORIZE: str = f"{__package__}.authorization.by_prefix"
     # Sites whose pages may read here with their visitors' cookies, as "https://app.example.org".
     ALLOWED_ORIGINS: Sequence[str] = _list(
         'origins such as "https://app.example.org", in lower case and without a path or a default port', _is_origin

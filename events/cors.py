@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.cache import patch_vary_headers
 
-from events.conf import get_config
+from .conf import get_config
 
 _PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, HEAD",

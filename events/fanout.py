@@ -20,14 +20,14 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
-from events.conf import get_config
-from events.hub import Hub
-from events.journal import tell
-from events.log import Cursor
-from events.metrics import counters
-from events.streams import EventStream, farewell, heartbeat
-from events.subscription import Behind
-from events.wire import Event
+from .conf import get_config
+from .hub import Hub
+from .journal import tell
+from .log import Cursor
+from .metrics import counters
+from .streams import EventStream, farewell, heartbeat
+from .subscription import Behind
+from .wire import Event
 
 _SLICE = 0.002  # seconds of writing before others have their turn in the loop
 _CATCH_UP = 0.001  # seconds of a turn that those who are behind may take, each of which is written a piece of its own

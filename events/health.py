@@ -10,10 +10,10 @@ import time
 
 from django.db import connections
 
-from events.brokers import Unavailable
-from events.journal import tell
-from events.log import Gap
-from events.process import get_hub
+from .brokers import Unavailable
+from .journal import tell
+from .log import Gap
+from .process import get_hub
 
 _APART = 1.0  # seconds between two questions
 _PATIENCE = 0.8  # seconds; Kubernetes gives a probe one, unless it is told otherwise

@@ -8,16 +8,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from events.asking import Asker
-from events.brokers import Broker, Reader, Unavailable
-from events.conf import get_config
-from events.journal import Trouble
-from events.limits import Full, Slots, TooMany
-from events.log import Cursor, EventLog, Gap
-from events.metrics import counters
-from events.sources import Sources
-from events.subscription import Subscription
-from events.wire import Event
+from .asking import Asker
+from .brokers import Broker, Reader, Unavailable
+from .conf import get_config
+from .journal import Trouble
+from .limits import Full, Slots, TooMany
+from .log import Cursor, EventLog, Gap
+from .metrics import counters
+from .sources import Sources
+from .subscription import Subscription
+from .wire import Event
 
 __all__ = ["REVOKED", "Full", "Hub", "Listener", "TooMany", "revocation"]
 

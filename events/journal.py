@@ -8,7 +8,7 @@ import time
 
 _PAUSE = 60.0  # seconds between two lines on one trouble
 
-_logger = logging.getLogger("events")
+_logger = logging.getLogger(__package__)
 _PLAIN = re.compile(r"[^\s\"=]+")
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from django.http import HttpRequest
 
-from events.conf import UNIX, Config, get_config
-from events.metrics import counters
+from .conf import UNIX, Config, get_config
+from .metrics import counters
 
 if TYPE_CHECKING:
-    from events.subscription import Subscription
+    from .subscription import Subscription
 
 _BURST = 10.0  # seconds' worth that may be asked at once: what was missed comes in several answers
 _VISITORS = 10_000  # whose polls are counted at a time; a few megabytes

@@ -44,16 +44,16 @@ from django.urls import get_script_prefix, set_script_prefix
 from django.utils.cache import get_conditional_response, patch_vary_headers
 from django.utils.http import quote_etag
 
-from events.authorization import user_of
-from events.brokers import Unavailable
-from events.conf import get_config
-from events.hub import Hub
-from events.journal import Trouble, tell
-from events.limits import Full, TooMany, address_of
-from events.log import Cursor
-from events.metrics import counters
-from events.process import get_hub
-from events.streams import (
+from .authorization import user_of
+from .brokers import Unavailable
+from .conf import get_config
+from .hub import Hub
+from .journal import Trouble, tell
+from .limits import Full, TooMany, address_of
+from .log import Cursor
+from .metrics import counters
+from .process import get_hub
+from .streams import (
     EventStream,
     EventStreamResponse,
     capacity,
@@ -62,9 +62,9 @@ from events.streams import (
     farewell,
     is_in_test,
 )
-from events.subscription import Subscription
-from events.watched import COOKIE, EVERYTHING, WatchedASGIRequest, WatchedWSGIRequest
-from events.wire import LINE_END, Event, encode_retry
+from .subscription import Subscription
+from .watched import COOKIE, EVERYTHING, WatchedASGIRequest, WatchedWSGIRequest
+from .wire import LINE_END, Event, encode_retry
 
 STREAM = "text/event-stream"
 _DATASTAR = "HTTP_DATASTAR_REQUEST"  # sent by Datastar's client, which takes events of its own types alone

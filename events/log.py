@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from operator import itemgetter
 from typing import NamedTuple
 
-from events.wire import Event
+from .wire import Event
 
 
 class Gap(Exception):

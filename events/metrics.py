@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import IO
 
-from events.journal import tell
+from .journal import tell
 
 ENDINGS = ("left", "drained", "aged", "cut", "revoked")
 """Why a stream ends: its client left, this process stops, it had its time, its client read nothing, it may no more."""

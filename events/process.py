@@ -8,9 +8,9 @@ from contextlib import suppress
 
 from django.core import mail
 
-from events.brokers import Broker, Unavailable, open_broker
-from events.conf import get_config
-from events.hub import Hub
+from .brokers import Broker, Unavailable, open_broker
+from .conf import get_config
+from .hub import Hub
 
 _STARTS_APART = 1.0  # seconds in which a hub that could not start is not tried again: each try may hold a thread
 _PATIENCE = 1.0  # seconds that a page waits for its cursor; without one it still works

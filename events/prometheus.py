@@ -10,7 +10,7 @@ from itertools import accumulate
 
 from django.core.exceptions import ImproperlyConfigured
 
-from events.metrics import DELAYS, ENDINGS, counters
+from .metrics import DELAYS, ENDINGS, counters
 
 try:
     from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest

@@ -10,10 +10,10 @@ from asgiref.sync import sync_to_async
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connections, transaction
 
-from events.conf import get_config
-from events.metrics import counters
-from events.process import get_broker
-from events.wire import Event
+from .conf import get_config
+from .metrics import counters
+from .process import get_broker
+from .wire import Event
 
 _CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
 _LINE_END = re.compile(r"\r\n?")

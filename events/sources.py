@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 
-from events.journal import tell
-from events.wire import Event
+from .journal import tell
+from .wire import Event
 
 
 class Stop:

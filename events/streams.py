@@ -15,15 +15,15 @@ from django.core.handlers.asgi import ASGIRequest
 from django.db import connections
 from django.http import HttpRequest, StreamingHttpResponse
 
-from events.authorization import user_of
-from events.brokers import Unavailable
-from events.conf import get_config, is_set
-from events.limits import address_of
-from events.log import Cursor, Gap
-from events.metrics import counters
-from events.process import get_hub
-from events.subscription import Behind, Subscription
-from events.wire import Event, encode_retry
+from .authorization import user_of
+from .brokers import Unavailable
+from .conf import get_config, is_set
+from .limits import address_of
+from .log import Cursor, Gap
+from .metrics import counters
+from .process import get_hub
+from .subscription import Behind, Subscription
+from .wire import Event, encode_retry
 
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",  # always so, but some clients take Latin-1 where it is not said

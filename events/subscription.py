@@ -6,11 +6,11 @@ from contextlib import suppress
 from itertools import takewhile
 from typing import TYPE_CHECKING, Protocol
 
-from events.log import Cursor, Gap
-from events.wire import Event
+from .log import Cursor, Gap
+from .wire import Event
 
 if TYPE_CHECKING:
-    from events.hub import Hub
+    from .hub import Hub
 
 PIECE = 65_536  # bytes: a long replay goes out in pieces, each about as much as a socket's buffer takes
 

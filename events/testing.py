@@ -15,10 +15,10 @@ from contextlib import contextmanager
 
 from django.test import TestCase
 
-from events.hub import REVOKED
-from events.process import get_broker
-from events.publishing import watchers
-from events.wire import Event
+from .hub import REVOKED
+from .process import get_broker
+from .publishing import watchers
+from .wire import Event
 
 
 @contextmanager

@@ -25,21 +25,21 @@ from django.utils.cache import get_conditional_response
 from django.utils.crypto import constant_time_compare
 from django.views.decorators.csrf import csrf_exempt
 
-from events.asgi import in_one_thread
-from events.authorization import Refused, authorize, user_of
-from events.brokers import Unavailable
-from events.conf import get_config
-from events.cors import preflight, share
-from events.health import check_health
-from events.journal import Trouble
-from events.limits import Full, TooMany, address_of, polls
-from events.log import LONGEST_CURSOR, Cursor, Gap
-from events.metrics import counters
-from events.process import get_hub, is_draining
-from events.publishing import InvalidEvent, TooLarge, check_channels, publish
-from events.sources import has_source
-from events.streams import EventStreamResponse, describe_stream
-from events.wire import Event
+from .asgi import in_one_thread
+from .authorization import Refused, authorize, user_of
+from .brokers import Unavailable
+from .conf import get_config
+from .cors import preflight, share
+from .health import check_health
+from .journal import Trouble
+from .limits import Full, TooMany, address_of, polls
+from .log import LONGEST_CURSOR, Cursor, Gap
+from .metrics import counters
+from .process import get_hub, is_draining
+from .publishing import InvalidEvent, TooLarge, check_channels, publish
+from .sources import has_source
+from .streams import EventStreamResponse, describe_stream
+from .wire import Event
 
 DEFAULT_CHANNEL = "clock"  # where the project has a source of that name, as the demonstration has
 RETRY_AFTER = "10"  # seconds; a place may be free by then, and until then the client polls
@@ -255,7 +255,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
     if not _is(_bearer(request) or "", token):
         return error(403, "Bring the token in EVENTS['METRICS_TOKEN'], as Authorization: Bearer.")
     try:
-        from events.prometheus import CONTENT_TYPE_LATEST, exposition
+        from .prometheus import CONTENT_TYPE_LATEST, exposition
     except ImproperlyConfigured as missing:
         return error(503, str(missing))
     return HttpResponse(exposition(), content_type=CONTENT_TYPE_LATEST, headers={"Cache-Control": "no-store"})

@@ -29,12 +29,12 @@ except ImportError:
         f"EventWorker needs gunicorn 27 or newer, and this is {gunicorn.__version__}: pip install 'gunicorn>=27'"
     ) from None
 
-from events.asgi import TAKEOVER
-from events.conf import get_config
-from events.fanout import FanOut
-from events.metrics import counters
-from events.process import drain_hub
-from events.streams import EventStream
+from .asgi import TAKEOVER
+from .conf import get_config
+from .fanout import FanOut
+from .metrics import counters
+from .process import drain_hub
+from .streams import EventStream
 
 _LOOK = 1.0  # seconds between two signs of life to the arbiter
 _PATIENCE = 30.0  # seconds, where gunicorn's `timeout` is 0: its default

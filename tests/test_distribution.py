@@ -57,7 +57,7 @@ def test_an_index_accepts_it(built: Path) -> None:
 def test_the_wheel_is_the_app_and_its_license(built: Path) -> None:
     with wheel_of(built) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
-        assert names == app_files()
+        assert names == {f"live_{name}" for name in app_files()}
         assert any(name.endswith(".dist-info/licenses/LICENSE") for name in wheel.namelist())
 
 

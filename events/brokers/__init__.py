@@ -7,8 +7,8 @@ from typing import Protocol
 from django.core.exceptions import ImproperlyConfigured
 from django.db import router
 
-from events.log import Cursor
-from events.wire import Event
+from ..log import Cursor
+from ..wire import Event
 
 
 class Unavailable(Exception):
@@ -82,16 +82,16 @@ def open_broker(url: str, history: int, history_seconds: float, history_bytes: i
     scheme, _, rest = url.partition(":")
     match scheme:
         case "memory" if not rest:
-            from events.brokers.memory import MemoryBroker
+            from ..brokers.memory import MemoryBroker
 
             return MemoryBroker(history, history_seconds, history_bytes)
         case "db":
-            from events.brokers.database import DatabaseBroker
-            from events.models import StoredEvent
+            from ..brokers.database import DatabaseBroker
+            from ..models import StoredEvent
 
             return DatabaseBroker(rest or router.db_for_write(StoredEvent), history, history_seconds)
         case "redis" | "rediss" | "unix":
-            from events.brokers.redis import RedisBroker
+            from ..brokers.redis import RedisBroker
 
             return RedisBroker(url, history, history_seconds)
         case _:

@@ -29,15 +29,15 @@ from django.db import DatabaseError, Error, InterfaceError, connections, transac
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
-from events.brokers import Reader, Unavailable
-from events.brokers.committing import on_commit
-from events.brokers.filewatch import FileWatch
-from events.brokers.follower import Follower
-from events.brokers.forkguard import guard
-from events.journal import Trouble, tell
-from events.log import Cursor, Gap
-from events.models import ChannelFloor, LogState, StoredEvent
-from events.wire import Event
+from ..brokers import Reader, Unavailable
+from ..brokers.committing import on_commit
+from ..brokers.filewatch import FileWatch
+from ..brokers.follower import Follower
+from ..brokers.forkguard import guard
+from ..journal import Trouble, tell
+from ..log import Cursor, Gap
+from ..models import ChannelFloor, LogState, StoredEvent
+from ..wire import Event
 
 _T = TypeVar("_T")
 _Row = tuple[Any, ...]  # position, channel, type, data, created

@@ -12,11 +12,11 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 
-from events.brokers import Reader, Unavailable
-from events.journal import tell
-from events.log import Cursor
-from events.metrics import counters
-from events.wire import Event
+from ..brokers import Reader, Unavailable
+from ..journal import tell
+from ..log import Cursor
+from ..metrics import counters
+from ..wire import Event
 
 _PATIENCE = 5.0  # seconds; someone waits for the answer to a request
 _SILENT = 5.0  # seconds; a follower looks at its log each second, also when nothing happens

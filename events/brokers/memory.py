@@ -7,11 +7,11 @@ from collections.abc import Collection, Sequence
 
 from django.db import DEFAULT_DB_ALIAS
 
-from events.brokers import Reader
-from events.brokers.committing import on_commit
-from events.journal import tell
-from events.log import Cursor, EventLog, Gap
-from events.wire import Event
+from ..brokers import Reader
+from ..brokers.committing import on_commit
+from ..journal import tell
+from ..log import Cursor, EventLog, Gap
+from ..wire import Event
 
 
 class MemoryBroker:

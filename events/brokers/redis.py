@@ -25,12 +25,12 @@ from urllib.parse import parse_qsl, urlencode
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS
 
-from events.brokers import Reader, Unavailable
-from events.brokers.committing import on_commit
-from events.brokers.follower import Follower
-from events.journal import Trouble, tell
-from events.log import Cursor, Gap
-from events.wire import Event
+from ..brokers import Reader, Unavailable
+from ..brokers.committing import on_commit
+from ..brokers.follower import Follower
+from ..journal import Trouble, tell
+from ..log import Cursor, Gap
+from ..wire import Event
 
 try:
     import redis

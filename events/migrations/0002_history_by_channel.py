@@ -3,6 +3,8 @@ from typing import Any
 from django.db import migrations, models
 from django.db.models import F
 
+from ..apps import get_label
+
 
 def carry_over(apps: Any, schema_editor: Any) -> None:
     """Give rows their positions: the id `generation-seq` that a client holds stays good.
@@ -10,7 +12,7 @@ def carry_over(apps: Any, schema_editor: Any) -> None:
     A position is the first number of the id << 20 plus the second one, and the generation was milliseconds as well.
     """
     alias = schema_editor.connection.alias
-    stored = apps.get_model("events", "StoredEvent").objects.using(alias)
+    stored = apps.get_model(get_label(), "StoredEvent").objects.using(alias)
     batch = []
     for event in stored.only("created").iterator(1000):
         event.created_ms = int(event.created.timestamp() * 1000)
@@ -19,7 +21,7 @@ def carry_over(apps: Any, schema_editor: Any) -> None:
             stored.bulk_update(batch, ["created_ms"], batch_size=250)
             batch.clear()
     stored.bulk_update(batch, ["created_ms"], batch_size=250)
-    for state in apps.get_model("events", "LogState").objects.using(alias):
+    for state in apps.get_model(get_label(), "LogState").objects.using(alias):
         base = state.generation << 20
         # No two rows meet on the way: every new position is greater than every old `seq`.
         stored.exclude(position=None).update(position=F("position") + base)
@@ -36,11 +38,11 @@ def nothing(apps: Any, schema_editor: Any) -> None:
 def forget_all(apps: Any, schema_editor: Any) -> None:
     """Backwards the history is lost: positions have no `generation`."""
     for name in ("StoredEvent", "LogState"):
-        apps.get_model("events", name).objects.using(schema_editor.connection.alias).all().delete()
+        apps.get_model(get_label(), name).objects.using(schema_editor.connection.alias).all().delete()
 
 
 class Migration(migrations.Migration):
-    dependencies = [("events", "0001_initial")]
+    dependencies = [(get_label(), "0001_initial")]
 
     operations = [
         migrations.CreateModel(

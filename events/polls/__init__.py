@@ -6,8 +6,8 @@ what was found, with what streaming would take (`formula`) and the code to write
 the size of the log.
 """
 
-from events.polls.reading import Progress, Unreadable, read
-from events.polls.recognising import Findings, Polled, recognise
-from events.polls.telling import as_json, as_text
+from ..polls.reading import Progress, Unreadable, read
+from ..polls.recognising import Findings, Polled, recognise
+from ..polls.telling import as_json, as_text
 
 __all__ = ["Findings", "Polled", "Progress", "Unreadable", "as_json", "as_text", "read", "recognise"]

@@ -10,7 +10,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import Http404
 from django.urls import ResolverMatch, resolve
 
-from events.polls.recognising import Polled
+from ..apps import NAME
+from ..polls.recognising import Polled
 
 _PACES = (0.5, 1, 2, 3, 4, 5, 10, 15, 20, 30, 45, 60, 120, 300, 600, 900, 1_800, 3_600)  # that people choose
 _OWN_POLL = re.compile(r"/events/poll/?$")
@@ -29,13 +30,13 @@ class Code:
 def code_for(one: Polled) -> Code:
     match = _resolve(one.example)
     view = inspect.unwrap(match.func) if match else None
-    if getattr(view, "__module__", "") == "events.views" or _OWN_POLL.search(one.path):
+    if getattr(view, "__module__", "") == f"{NAME}.views" or _OWN_POLL.search(one.path):
         return Code(
             "",
             (),
             (f'new EventSource("{re.sub("poll/?$", "", one.example)}")',),
             (
-                "This is the events app's own: it streams already, and is polled by pages that are told to poll, or "
+                "This is this app's own: it streams already, and is polled by pages that are told to poll, or "
                 "whose stream does not get through. `manage.py probe` with the stream's URL says why.",
             ),
         )
@@ -56,7 +57,7 @@ def code_for(one: Polled) -> Code:
         hints.append("It is programs that ask, not pages: any EventSource client in their language reads the stream.")
     return Code(
         _place(kind or view),
-        (*method[:1], "from events.live import live", "", decorator),
+        (*method[:1], f"from {NAME}.live import live", "", decorator),
         page,
         tuple(hints),
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from events.conf import Config
+from ..conf import Config
 
 C_STREAM = 12e-6  # CPU seconds: an update on a stream, to one user
 B_STREAM = 135  # bytes

@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from events.polls.har import BEGINS, Cut, read_har
-from events.polls.lines import ACCEPTED, parse_line
-from events.polls.request import Request
+from ..polls.har import BEGINS, Cut, read_har
+from ..polls.lines import ACCEPTED, parse_line
+from ..polls.request import Request
 
 _CHUNK = 1 << 20  # bytes
 _START = 1 << 10  # bytes, to know a format by

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from events.polls import formula
-from events.polls.code import Code, code_for
-from events.polls.reading import Progress
-from events.polls.recognising import Findings, Polled
+from ..polls import formula
+from ..polls.code import Code, code_for
+from ..polls.reading import Progress
+from ..polls.recognising import Findings, Polled
 
 WIDTH = 80
 _SHOWN = 10  # endpoints in the table

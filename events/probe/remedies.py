@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from ..apps import NAME
+
 # Whose mark in a response's headers says that it is in the way: header, a part of its value, the name below.
 MARKS = [
     ("cf-ray", "", "Cloudflare"),
@@ -41,7 +43,7 @@ COMPRESSED: Remedies = {
     "Django": 'response["Content-Encoding"] = "identity"   # GZipMiddleware leaves alone what has an encoding',
 }
 AGED: Remedies = {
-    "gunicorn": "gunicorn sse_demo.asgi   # the sync worker kills a stream after --timeout seconds",
+    "gunicorn": "gunicorn PROJECT.asgi   # the sync worker kills a stream after --timeout seconds",
     "nginx": "worker_shutdown_timeout 1h;   # at the top: what a reload grants to open streams",
     "AWS": "Lambda, App Runner and API Gateway limit a response's age: route /events/ to a service behind an ALB",
 }
@@ -63,7 +65,7 @@ CROWDED: Remedies = {
     **UNLIMITED,
 }
 NO_ROOM: Remedies = {
-    "gunicorn": "gunicorn sse_demo.asgi   # under gthread a stream holds a thread, under sync there are none",
+    "gunicorn": "gunicorn PROJECT.asgi   # under gthread a stream holds a thread, under sync there are none",
     "Django": 'EVENTS = {"MAX_STREAMS": 10000}   # a process',
 }
 LIMITED: Remedies = {
@@ -71,7 +73,7 @@ LIMITED: Remedies = {
     **UNLIMITED,
 }
 NO_POLL: Remedies = {
-    "Django": 'path("events/", include("events.urls"))',
+    "Django": f'path("events/", include("{NAME}.urls"))',
     "nginx": "location /events/ {   # not location = /events/",
 }
 CACHED: Remedies = {
@@ -85,7 +87,7 @@ NO_CACHE_CONTROL: Remedies = {
 }
 NOT_KEPT: Remedies = {
     "nginx": 'keepalive_timeout 75s;   # and to the server: proxy_http_version 1.1; proxy_set_header Connection "";',
-    "gunicorn": "gunicorn -k gthread --keep-alive 75 sse_demo.wsgi   # the sync worker keeps none",
+    "gunicorn": "gunicorn -k gthread --keep-alive 75 PROJECT.wsgi   # the sync worker keeps none",
 }
 OLD_HTTP: Remedies = {
     "nginx": _nginx('proxy_http_version 1.1; proxy_set_header Connection "";'),

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
-from events.wire import Decoder, Event
+from ..wire import Decoder, Event
 
 CONNECT_TIMEOUT = 10.0  # seconds; a browser waits longer, a person does not
 AS_A_BROWSER = {"Accept": "text/event-stream", "Accept-Encoding": "gzip, deflate", "Cache-Control": "no-cache"}

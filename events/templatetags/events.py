@@ -1,6 +1,7 @@
 """`{% load events %}`: what a page's feed needs, as attributes, so that a strict Content-Security-Policy holds."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from django import template
@@ -11,13 +12,13 @@ from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from ..apps import NAME
 from ..conf import get_config
 from ..process import current_cursor
 from ..publishing import InvalidEvent, check_channels
+from ..urls import app_name, find_namespace
 
 register = template.Library()
-
-_APP = __name__.removesuffix(".templatetags.events")
 
 
 @register.simple_tag
@@ -33,15 +34,15 @@ def events_feed(
     cursor: str | None = None,
     share: bool = False,
     interval: int | None = None,
-    namespace: str = "events",
+    namespace: str = "",
     id: str = "",
     nonce: object = "",
 ) -> SafeString:
     """A script element that loads page.js and carries what describes a feed of these channels, or lists of channels.
 
     `cursor` is where the feed begins: this moment, unless the view took one earlier. `share` and `interval` are options
-    of `openFeed`. `namespace` is that of the app's URLs, where they are included within another one. `id` and `nonce`
-    are attributes of the element.
+    of `openFeed`. `namespace` is that of the app's URLs, where they are included more than once. `id` and `nonce` are
+    attributes of the element.
     Raises InvalidEvent for channels that cannot be read, and ImproperlyConfigured when the app has no URLs.
     """
     names = [name for given in channels for name in ([given] if isinstance(given, str) else given)]
@@ -51,8 +52,8 @@ def events_feed(
         "id": id,
         "nonce": nonce,
         "data-channels": " ".join(names),  # no name has a blank in it
-        "data-stream": _url(context, f"{namespace}:stream"),
-        "data-poll": _url(context, f"{namespace}:poll"),
+        "data-stream": _url(context, namespace, "stream"),
+        "data-poll": _url(context, namespace, "poll"),
         "data-cursor": cursor or current_cursor(),
         "data-share": "true" if share else "",
         "data-interval": interval,
@@ -71,16 +72,15 @@ def _check(channels: list[str]) -> None:
         raise InvalidEvent(f"At most {limit} channels fit in one request; this feed names {len(channels)}.")
 
 
-def _url(context: Context, name: str) -> str:
+def _url(context: Context, namespace: str, name: str) -> str:
     """As `{% url %}` has it: of the instance of the app that this request is for, where there are several."""
     request: Any = getattr(context, "request", None)
     match = getattr(request, "resolver_match", None)
     current_app = getattr(request, "current_app", None) or (match.namespace if match else None)
-    try:
-        return reverse(name, current_app=current_app)
-    except NoReverseMatch:
-        raise ImproperlyConfigured(
-            f"events_feed finds no URL named {name!r}. In the URLs of the project: "
-            f'urlpatterns += [path("events/", include("{_APP}.urls"))]. Where they are included within another '
-            'namespace: {% events_feed … namespace="other:events" %}.'
-        ) from None
+    for one in [namespace] if namespace else [app_name, find_namespace()]:
+        with suppress(NoReverseMatch):
+            return reverse(f"{one}:{name}", current_app=current_app)
+    raise ImproperlyConfigured(
+        f"events_feed finds no URL named {namespace or app_name}:{name}. In the URLs of the project: "
+        f'urlpatterns += [path("events/", include("{NAME}.urls"))].'
+    )

@@ -134,7 +134,7 @@ def apply(difference: str, text: str) -> str:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     directory = tmp_path_factory.mktemp("polled")
-    project = Project(directory, sys.executable)
+    project = Project(directory, sys.executable, "events")
     copytree(ROOT / "events", directory / "events")
     project.run("-m", "django", "startproject", "mysite", ".")
     project.run("manage.py", "startapp", "shop")

@@ -8,8 +8,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from events.polls import Progress, Unreadable, as_json, as_text, read, recognise
-from events.polls.rhythm import FEWEST
+from ...polls import Progress, Unreadable, as_json, as_text, read, recognise
+from ...polls.rhythm import FEWEST
 
 EVERY = 0.1  # seconds, between two looks of the progress bar
 BAR = 30  # columns

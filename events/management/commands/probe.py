@@ -6,9 +6,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from events.probe import Finding, Level, NotAStream, judge, survey
-from events.probe.checks import intermediaries
-from events.probe.watch import Target
+from ...probe import Finding, Level, NotAStream, judge, survey
+from ...probe.checks import intermediaries
+from ...probe.watch import Target
 
 WIDTH = 100  # columns; a remedy stays on one line however long, to be copied
 LABELS = {Level.OK: "ok", Level.NOTE: "note", Level.PROBLEM: "PROBLEM"}

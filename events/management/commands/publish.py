@@ -7,9 +7,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from events.brokers import Unavailable
-from events.conf import get_config
-from events.publishing import InvalidEvent, publish
+from ...brokers import Unavailable
+from ...conf import get_config
+from ...publishing import InvalidEvent, publish
 
 _NOT_TEXT = ("{", "[", '"')
 
