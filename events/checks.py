@@ -29,7 +29,6 @@ from .brokers import open_broker
 from .conf import Config, get_config
 from .cors import share
 from .streams import HEADERS
-from .urls import find_namespace
 
 MOUNTS = Path("/proc/self/mounts")  # on Linux; nowhere else is anything said of file systems
 
@@ -447,6 +446,8 @@ def _all_middleware() -> Iterator[tuple[str, Any]]:
 
 
 def _path_of_the_stream() -> str:
+    from .urls import find_namespace  # whose views need settings, and these may import this module
+
     try:
         return reverse(f"{find_namespace()}:stream")
     except NoReverseMatch:

@@ -110,9 +110,9 @@ LOGGING = {
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     # Django's own keeps what fails in production for e-mails to ADMINS, and tells nobody else.
-    "root": {"handlers": ["stderr"], "level": "INFO"},
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
     "loggers": {
-        "django": {"handlers": [], "level": "INFO", "propagate": True},
+        "django": {"handlers": [], "propagate": True},
         "django.server": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
         # Under WSGI it warns of each HEAD, whose body Django leaves for the server to drop.
         "gunicorn.http.wsgi": {"level": "ERROR"},
