@@ -39,6 +39,8 @@ from .streams import EventStream
 _LOOK = 1.0  # seconds between two signs of life to the arbiter
 _PATIENCE = 30.0  # seconds, where gunicorn's `timeout` is 0: its default
 _SLOWEST = 500  # bytes a second that a body has to come with; slower is no upload
+_HANDSHAKE = 0.05  # seconds in which those who have connected become connections, before the worker counts them
+_FIRST = 1.0  # seconds in which the first request of a connection has to begin, once the worker stops
 
 
 class EventWorker(ASGIWorker):  # type: ignore[misc]  # untyped
@@ -115,8 +117,15 @@ class EventWorker(ASGIWorker):  # type: ignore[misc]  # untyped
                     )
 
     async def _shutdown(self) -> None:
+        # Whoever has connected is answered. asyncio would drop without a word those that it has accepted and not begun
+        # to serve; and gunicorn would not wait for those whose TLS has not begun.
+        for server in self.servers:
+            for sock in server.sockets:
+                self.loop.remove_reader(sock.fileno())
+        await asyncio.sleep(0)
         for server in self.servers:
             server.close()
+        await asyncio.sleep(_HANDSHAKE)
         drain_hub()
         for connection in list(self.connections):
             connection.close_if_idle()
@@ -204,7 +213,13 @@ class _Connection(ASGIProtocol):  # type: ignore[misc]  # untyped
         super()._send_error_response(status, message, extra_headers)
 
     def close_if_idle(self) -> None:
-        """Close a connection that is kept alive for a request that may never come."""
+        """Close a connection that is kept alive for a request that may never come; a new one's is on its way."""
+        if self._awaiting_request and self.req_count > 1:
+            self._close_transport()
+        elif self._awaiting_request:
+            self.worker.loop.call_later(_FIRST, self._close_if_silent)
+
+    def _close_if_silent(self) -> None:
         if self._awaiting_request:
             self._close_transport()
 

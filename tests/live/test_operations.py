@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -277,3 +279,29 @@ def test_nothing_needs_a_file_system_that_can_be_written_to(static_root: Path) -
             text = requests.get(f"{server.url}/events/metrics/", headers=token, timeout=10).text
             assert f'events_polls_total{{status="200"}} {number}.0' in text  # of both workers
         assert "count" not in server.log()
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_whoever_has_connected_is_answered_though_their_worker_is_replaced(
+    loop: str, open_log: OpenLog, static_root: Path
+) -> None:
+    server = open_log("sqlite").server(static_root, "--workers", str(WORKERS), "--asgi-loop", loop)
+    ended = threading.Event()
+
+    def ask() -> int:
+        count = 0
+        while not ended.is_set():  # each on a connection of its own
+            assert requests.get(f"{server.url}/events/health/", timeout=10).status_code == 200
+            count += 1
+        return count
+
+    with running(server), ThreadPoolExecutor(4) as threads:
+        asking = [threads.submit(ask) for _ in range(4)]
+        try:
+            for reload in range(2, 12):
+                assert server.process
+                server.process.send_signal(signal.SIGHUP)
+                wait_for_workers(server, reload * WORKERS)
+        finally:
+            ended.set()
+        assert all(answers.result() for answers in asking)
