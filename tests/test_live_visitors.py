@@ -1,8 +1,11 @@
 """Live views, and all the ways in which an answer that was made for one visitor could reach another."""
 
 import gc
+import io
 import itertools
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -28,6 +31,7 @@ from rest_framework.views import APIView
 
 from events import live, publish, revoke
 from events.live import _evaluator
+from events.watched import EVERYTHING, WatchedASGIRequest
 from tests.test_live import Listener
 
 pytestmark = pytest.mark.django_db
@@ -617,3 +621,47 @@ def test_a_view_that_fails_for_one_of_its_readers_is_asked_by_the_others(listen:
     state["answer"] = for_all_but_ada
     assert listeners["bob"].next().type == "drain"
     assert listen(clients["bob"]).next().data == "bob"
+
+
+SCOPES: dict[str, Callable[[Any], Any]] = {
+    "headers": lambda scope: scope["headers"],
+    "client": lambda scope: scope.get("client"),
+    "state": lambda scope: scope["state"],  # where an outer application keeps what it knows of the visitor
+    "in": lambda scope: "state" in scope,
+    "copy()": lambda scope: scope.copy()["client"],
+    "{**}": lambda scope: {**scope}["client"],
+    "dict()": lambda scope: dict(scope)["client"],
+    "items()": lambda scope: [value for key, value in scope.items() if key == "client"],
+    "values()": lambda scope: list(scope.values()),
+    "|": lambda scope: (scope | {})["client"],
+    "str()": str,
+}
+
+
+@pytest.mark.parametrize("look", SCOPES)
+def test_however_an_asgi_scope_is_looked_at_that_is_known(look: str) -> None:
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/status/",
+        "query_string": b"",
+        "headers": [(b"x-token", b"ada")],
+        "client": ("192.0.2.1", 1),
+        "state": {"user": "ada"},
+    }
+    request = WatchedASGIRequest(scope, io.BytesIO())
+    assert request.scope["path"] == "/status/"
+    assert request.looks.names == set()
+    SCOPES[look](request.scope)
+    assert EVERYTHING in request.looks.names
+
+
+def test_what_was_sent_is_kept_from_the_first_request_of_a_process_on() -> None:
+    """The views are imported while that is answered, when middleware has written into it what it knows."""
+    code = (
+        "import django; django.setup(); from django.core.signals import request_started; "
+        "environ = {'HTTP_ACCEPT': 'text/event-stream'}; request_started.send(None, environ=environ); "
+        "environ['REMOTE_USER'] = 'ada'; print(environ['events.live.sent'])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "{'HTTP_ACCEPT': 'text/event-stream'}"

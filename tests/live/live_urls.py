@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from django.contrib.auth import get_user_model, login, logout
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.urls import path
 
 from events import live
@@ -56,6 +56,40 @@ def slow(request: HttpRequest) -> JsonResponse:
     return JsonResponse(_evaluations[f"slow {key}"], safe=False)
 
 
+_released = threading.Event()
+
+
+@live(every=0.1)
+def held(request: HttpRequest) -> JsonResponse:
+    """Does not return once the value is "hold", until it is released."""
+    value = _state["value"]
+    if value == "hold":
+        _evaluations["held"] += 1
+        _released.wait(20)
+    return JsonResponse(value, safe=False)
+
+
+def release(request: HttpRequest) -> HttpResponse:
+    _released.set()
+    return HttpResponse()
+
+
+@live(every=0.1)
+def exits(request: HttpRequest) -> JsonResponse:
+    _evaluations["exits"] += 1
+    if 1 < _evaluations["exits"] < 8:
+        raise SystemExit
+    return JsonResponse(_evaluations["exits"], safe=False)
+
+
+@live(every=0.1)
+def missing(request: HttpRequest) -> JsonResponse:
+    """Not there once the value is "gone"."""
+    if _state["value"] == "gone":
+        raise Http404
+    return JsonResponse(_state["value"], safe=False)
+
+
 def set_value(request: HttpRequest) -> HttpResponse:
     _state["value"] = request.GET["value"]
     return HttpResponse()
@@ -82,6 +116,10 @@ urlpatterns: list[Any] = [
     path("on/", on_event),
     path("me/", me),
     path("slow/", slow),
+    path("held/", held),
+    path("release/", release),
+    path("exits/", exits),
+    path("missing/", missing),
     path("set/", set_value),
     path("counts/", counts),
     path("enter/", enter),

@@ -1,6 +1,7 @@
 """Live views through real servers: what is told, to whom, and what an open stream holds."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -154,6 +155,45 @@ def test_a_view_that_is_slower_than_its_interval_is_never_asked_twice_at_once(se
         numbers = [answer(stream) for _ in range(4)]
     assert numbers == sorted(set(numbers))
     assert get(server, "counts/").json()["at once"] == 1
+
+
+def test_a_view_that_does_not_return_holds_up_no_other(asgi_server: Server) -> None:
+    change(asgi_server, "before")
+    with listen(asgi_server, "held/") as held, listen(asgi_server, "status/") as other:
+        assert (answer(held), answer(other)) == ("before", "before")
+        change(asgi_server, "hold")
+        while not get(asgi_server, "counts/").json().get("held"):
+            pass
+        change(asgi_server, "after")
+        while answer(other) != "after":
+            pass
+        get(asgi_server, "release/")
+        while answer(held) != "after":
+            pass
+
+
+def test_a_view_that_exits_ends_no_thread_of_the_others(asgi_server: Server) -> None:
+    change(asgi_server, "before")
+    with listen(asgi_server, "exits/") as exits, listen(asgi_server, "status/") as other:
+        assert (answer(exits), answer(other)) == (1, "before")
+        assert answer(exits) == 8
+        change(asgi_server, "after")
+        assert answer(other) == "after"
+
+
+def test_a_flood_of_events_has_a_view_evaluated_no_more_often_than_said(asgi_server: Server) -> None:
+    change(asgi_server, "0")
+    with listen(asgi_server, "on/") as stream:
+        assert answer(stream) == "0"
+        before = get(asgi_server, "counts/").json()["on"]
+        began = time.monotonic()
+        for _ in range(300):
+            asgi_server.publish("live", "look")
+        change(asgi_server, "last")
+        asgi_server.publish("live", "look")
+        assert answer(stream) == "last"
+        asked = get(asgi_server, "counts/").json()["on"] - before
+    assert asked <= (time.monotonic() - began) / 0.05 + 1
 
 
 def test_with_too_many_views_all_are_evaluated_less_often_and_that_is_told(asgi_server: Server) -> None:
