@@ -35,11 +35,13 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.core import signals
+from django.core.exceptions import PermissionDenied
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
+from django.core.handlers.exception import response_for_exception
 from django.core.signals import setting_changed
 from django.db import connections
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.http.cookie import parse_cookie
 from django.template.response import SimpleTemplateResponse
 from django.urls import get_script_prefix, set_script_prefix
@@ -139,7 +141,10 @@ def live(
             visit = _Visit(plan, name, request, args, kwargs)
             if visit.wants_stream:
                 return sync_to_async(visit.open_stream)() if is_async else visit.open_stream()
-            response = view(request, *args, **kwargs)
+            try:
+                response = view(request, *args, **kwargs)
+            except (Http404, PermissionDenied) as error:
+                response = visit.refuse(error)
             return visit.finish_async(response) if isawaitable(response) else visit.finish(response)
 
         answer.is_live = True  # type: ignore[attr-defined]  # for `manage.py polls`
@@ -247,7 +252,19 @@ class _Visit:
         return self._finish(response)
 
     async def finish_async(self, response: Awaitable[HttpResponseBase]) -> HttpResponseBase:
-        return self.finish(await response)
+        try:
+            return self.finish(await response)
+        except (Http404, PermissionDenied) as error:
+            return self.finish(await sync_to_async(self.refuse)(error))
+
+    def refuse(self, error: Exception) -> HttpResponseBase:
+        """The page that Django answers this with, marked as the view's: a proxy has such pages, too, in passing."""
+        if self.request.method not in ("GET", "HEAD"):
+            raise error
+        for connection in connections.all(initialized_only=True):
+            if connection.settings_dict["ATOMIC_REQUESTS"] and connection.in_atomic_block:
+                connection.set_rollback(True)  # as the exception would have had it done
+        return response_for_exception(self.request, error)
 
     def _finish(self, response: HttpResponseBase) -> HttpResponseBase:
         patch_vary_headers(response, ("Accept",))

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
 from django.template.response import TemplateResponse
 from django.test import AsyncClient, Client, RequestFactory
 from django.urls import path
@@ -61,8 +62,8 @@ class PlainAsync(View):
 
 
 @live(every=0.05)
-async def status_async(request: HttpRequest) -> HttpResponse:
-    return JsonResponse(state["answer"], safe=False)
+async def status_async(request: HttpRequest) -> Any:
+    return answer(request)
 
 
 urlpatterns = [
@@ -217,6 +218,23 @@ class TestListeners:
         state["answer"] = lambda request: JsonResponse({"error": "no"}, status=status)
         assert listener.next().type == "drain"
         assert client.get("/status/", headers=STREAM).status_code == status
+
+    @pytest.mark.parametrize("url", ["/status/", "/async/"])
+    @pytest.mark.parametrize(("error", "status"), [(Http404, 404), (PermissionDenied, 403)])
+    def test_a_refusal_that_the_view_raises_is_marked_as_the_views(
+        self, client: Client, url: str, error: type[Exception], status: int
+    ) -> None:
+        """By which `FeedSource` tells it from a page of a proxy."""
+
+        def refuse(request: HttpRequest) -> HttpResponse:
+            raise error
+
+        state["answer"] = refuse
+        for headers in ({}, STREAM):
+            refused = client.get(url, headers=headers)
+            assert refused.status_code == status
+            assert "Accept" in refused["Vary"].split(", ")
+        assert "Accept" not in client.post("/status/").get("Vary", "").split(", ")
 
     def test_head_opens_no_stream(self, client: Client) -> None:
         response = client.head("/status/", headers=STREAM)

@@ -338,8 +338,14 @@ def test_a_restart_of_the_server_loses_nothing_and_tells_nothing_twice(
 # Refusals
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
-@pytest.mark.parametrize(("text", "type"), [('{"error": "no"}', "application/json"), ("<p>No.</p>", "text/html")])
+@pytest.mark.parametrize(
+    ("status", "text", "type"),
+    [
+        *((status, '{"error": "no"}', "application/json") for status in (401, 403, 404)),
+        *((status, "<p>No.</p>", "text/html") for status in (401, 403, 404)),
+        *((status, "", "raised") for status in (403, 404)),
+    ],
+)
 def test_a_refusal_by_the_live_view_closes(
     source: SourcePage, front: Proxy, state: State, status: int, text: str, type: str
 ) -> None:

@@ -4,8 +4,9 @@ import os
 import threading
 
 from django.conf import settings
+from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.template import RequestContext, Template
 from django.urls import include, path
@@ -83,6 +84,8 @@ def script_view(request: HttpRequest) -> HttpResponse:
 def state_view(request: HttpRequest, name: str) -> HttpResponse:
     """What the test has written there, which a restart of this process leaves as it is."""
     answer = json.loads((settings.STATIC_ROOT.parent / f"{name}.state").read_text())
+    if answer["type"] == "raised":
+        raise {403: PermissionDenied, 404: Http404}[answer["status"]]
     return HttpResponse(answer["text"], answer["type"], answer["status"])
 
 
