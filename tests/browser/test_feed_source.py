@@ -233,6 +233,19 @@ def test_a_stream_of_another_server_is_told_as_it_comes(source: SourcePage, fron
     assert "error" in source.kinds
 
 
+def test_what_another_server_calls_an_error_is_an_event_and_ends_nothing(source: SourcePage, front: Proxy) -> None:
+    def tells_an_error(exchange: Exchange) -> None:
+        exchange.begin(200, "text/event-stream")
+        exchange.wfile.write(b"data: one\n\nevent: error\ndata: no such order\n\ndata: two\n\n")
+
+    front.failures["/plain/"] = tells_an_error
+    source.open("/plain/")
+    source.page.evaluate("source.addEventListener('error', (event) => (window.said ??= event.data))")
+    source.wait_until("told.filter(({ data }) => data === 'two').length > 0")
+    assert source.page.evaluate("said") == "no such order"
+    assert [event["data"] for event in source.told if event["type"] == "message"][:2] == ["one", "two"]
+
+
 def test_a_closed_source_asks_and_tells_no_more(source: SourcePage, front: Proxy, state: State) -> None:
     source.open(state.url)
     source.wait_for(0)

@@ -289,7 +289,8 @@ export function openReader(
 
   function receive(event) {
     if (event.currentTarget !== source) return;
-    if (event.type === "error") return loseStream(explain(source.readyState));
+    // An error with data is an event that another server has sent under that name.
+    if (event.type === "error" && !("data" in event)) return loseStream(explain(source.readyState));
     const isNewId = event.lastEventId !== lastEventId;
     const size = told.traffic ? frameSize(event, isNewId || MARKS.has(event.type)) : 0;
     lastEventId = event.lastEventId;
