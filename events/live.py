@@ -20,6 +20,7 @@ import io
 import logging
 import math
 import os
+import re
 import sys
 import threading
 import time
@@ -37,6 +38,7 @@ from django.core import signals
 from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.base import BaseHandler
 from django.core.signals import setting_changed
+from django.db import connections
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.http.cookie import parse_cookie
 from django.template.response import SimpleTemplateResponse
@@ -53,6 +55,7 @@ from .limits import Full, TooMany, address_of
 from .log import Cursor
 from .metrics import counters
 from .process import get_hub
+from .publishing import InvalidEvent, check_channels
 from .streams import (
     EventStream,
     EventStreamResponse,
@@ -89,6 +92,9 @@ _SCOPE = frozenset(  # what of an ASGI scope is kept to make the request again
 _RESTLESS = 5  # answers in a row, each unlike the one before, from the first one on, until that is told
 _SHOWN = 60  # characters of two answers that a line in the log shows
 
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # 5.5
+
 Channels = Sequence[str] | Callable[..., Iterable[str]]
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -114,10 +120,14 @@ def live(
         raise TypeError("live() takes every=SECONDS, on=CHANNELS, or both.")
     if every is not None and (isinstance(every, bool) or not isinstance(every, int | float) or not 0 < every <= 86_400):
         raise ValueError(f"live(every=…) takes seconds, more than 0 and at most 86,400; not {every!r}.")
-    if isinstance(on, str) or not (on is None or callable(on) or isinstance(on, list | tuple | set | frozenset)):
-        raise TypeError(f"live(on=…) takes a list of channels, or a function that returns one; not {on!r}.")
-    sent = {"accept": "*/*"} | {name.lower(): value for name, value in (headers or {}).items()}
-    signals.request_started.connect(_keep_what_was_sent)
+    if iscoroutinefunction(on):
+        raise TypeError(
+            "live(on=…) takes a function that returns channels, not an async one, which only promises them."
+        )
+    if on is not None and not callable(on) and not _checked(on) and every is None:
+        raise ValueError("live(on=…) takes one channel at least, where there is no every=SECONDS.")
+    sent = {"accept": "*/*"} | _checked_headers(headers or {})
+    signals.request_started.connect(keep_what_was_sent)
     plan = _Plan(math.inf if every is None else float(every), on, sent)
 
     def decorate(view: View) -> View:
@@ -143,14 +153,40 @@ def live(
     return decorate
 
 
+def _checked(channels: Any) -> frozenset[str]:
+    if isinstance(channels, str | bytes | Mapping) or not isinstance(channels, Iterable):
+        raise TypeError(f"live(on=…) takes a list of channels, or a function that returns one; not {channels!r}.")
+    channels = list(channels)
+    try:
+        check_channels(channels)
+    except InvalidEvent as error:
+        raise ValueError(f"live(on=…): {error}") from None
+    return frozenset(channels)
+
+
+def _checked_headers(headers: Any) -> dict[str, str]:
+    if not isinstance(headers, Mapping) or not all(isinstance(text, str) for pair in headers.items() for text in pair):
+        raise TypeError(f'live(headers=…) takes names and values as text, {{"HX-Request": "true"}}; not {headers!r}.')
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            raise ValueError(
+                "live(headers=…): a name is letters, digits and '-', a value one line of Latin-1; "
+                f"not {name!r}: {value!r}."
+            )
+    return {name.lower(): value for name, value in headers.items()}
+
+
 def _is_async(view: Any) -> bool:
     owner = getattr(getattr(view, "func", None), "__self__", None)  # of a method that method_decorator has bound
     return iscoroutinefunction(view) or getattr(owner, "view_is_async", False)
 
 
-def _keep_what_was_sent(environ: dict[str, Any] | None = None, **_: Any) -> None:
-    """WSGI's requests have what was sent and what middleware adds in one; an evaluation begins with the former."""
-    if environ and STREAM in environ.get("HTTP_ACCEPT", ""):
+def keep_what_was_sent(environ: dict[str, Any] | None = None, **_: Any) -> None:
+    """WSGI's requests have what was sent and what middleware adds in one; an evaluation begins with the former.
+
+    A receiver of request_started, from the first request on: the views are imported while that is answered.
+    """
+    if environ is not None and STREAM in environ.get("HTTP_ACCEPT", ""):
         environ[_SENT] = environ.copy()
 
 
@@ -187,6 +223,11 @@ class _Visit:
         self.plan, self.name = plan, name
         self.given = request
         self.request: HttpRequest = getattr(request, "_request", request)  # of Django REST framework
+        if not isinstance(self.request, HttpRequest):
+            raise TypeError(
+                f"live() decorates a function of the request, and was given {request!r}: "
+                "on a method write @method_decorator(live(…)), on a class @method_decorator(live(…), name='dispatch')."
+            )
         self.args, self.kwargs = args, kwargs
         self.is_evaluation = _EVALUATION in vars(self.request)
         self.wants_stream = not self.is_evaluation and request.method in ("GET", "HEAD") and _asks_for_stream(request)
@@ -194,12 +235,12 @@ class _Visit:
     def _channels(self) -> frozenset[str]:
         """At events in which the view is evaluated. Raises what the function in the decorator does."""
         on = self.plan.on
-        return frozenset((on(self.given, *self.args, **self.kwargs) if callable(on) else on) or ())
+        return _checked((on(self.given, *self.args, **self.kwargs) if callable(on) else on) or ())
 
     def finish(self, response: HttpResponseBase) -> HttpResponseBase:
         """The answer to a poll, or of an evaluation."""
-        if self.request.method not in ("GET", "HEAD"):
-            return response
+        if self.request.method not in ("GET", "HEAD") or not isinstance(response, HttpResponseBase):
+            return response  # Django says what is wrong with what is no response
         if isinstance(response, SimpleTemplateResponse) and not response.is_rendered:
             response.add_post_render_callback(self._finish)
             return response
@@ -264,7 +305,8 @@ class _Key(NamedTuple):
 
     def covers(self, names: frozenset[str]) -> bool:
         """Whether those who share it have sent the same under these names, too."""
-        return names <= {name for name, _ in self.sent}
+        own = {name for name, _ in self.sent}
+        return EVERYTHING in own or names <= own
 
 
 class _Again:
@@ -280,14 +322,12 @@ class _Again:
             sent += [(name.encode("latin1"), value.encode("latin1")) for name, value in headers.items()]
             scope = {key: value for key, value in request.scope.items() if key in _SCOPE} | {"headers": sent}
             self._make: Callable[[], Any] = lambda: WatchedASGIRequest(scope, io.BytesIO())
-            self._source: dict[str, Any] = {"scope": scope}
             self.meta = ASGIRequest(scope, io.BytesIO()).META | {"wsgi.url_scheme": scope.get("scheme")}
         else:
             environ = request.META.get(_SENT) or request.META
             self.meta = {key: value for key, value in environ.items() if key not in left_out and _is_kept(key, value)}
             self.meta |= {_meta_name(name): value for name, value in headers.items()}
             self._make = lambda: WatchedWSGIRequest(self.meta | {"wsgi.input": io.BytesIO()})
-            self._source = {"environ": self.meta}
         self.url = tuple(self.meta.get(name) for name in _URL)
 
     def ask(self, is_in_request: bool = False) -> "_Reply":
@@ -303,22 +343,30 @@ class _Again:
         cookies = parse_cookie(self.meta.get("HTTP_COOKIE", ""))
         sent = {name: self.meta.get(name) for name in names if not name.startswith(COOKIE)}
         sent |= {name: cookies.get(name.removeprefix(COOKIE)) for name in names if name.startswith(COOKIE)}
+        if EVERYTHING in names:
+            sent |= self.meta
         return _Key(self.url, self.on, tuple(sorted((k, v if v is None else str(v)) for k, v in sent.items())))
 
     def _ask(self, is_in_request: bool) -> "_Reply":
         set_script_prefix(self._prefix)
         sender = _handler().__class__
-        if not is_in_request:
-            signals.request_started.send(sender=sender, **self._source)
         began = time.monotonic()
         request = self._make()
         vars(request)[_EVALUATION] = True
-        response = _handler().get_response(request)
-        reply = self._reply(request, response, began)
-        if not is_in_request:
+        if is_in_request:
+            return self._reply(request, _handler().get_response(request), began)
+        source = {"scope": request.scope} if isinstance(request, ASGIRequest) else {"environ": request.environ}
+        signals.request_started.send(sender=sender, **source)
+        try:
+            response = _handler().get_response(request)
+        except BaseException:  # as with DEBUG_PROPAGATE_EXCEPTIONS, or SystemExit
+            signals.request_finished.send(sender=sender)
+            raise
+        try:
+            return self._reply(request, response, began)
+        finally:
             vars(response)["_handler_class"] = sender  # the sender of request_finished
             response.close()
-        return reply
 
     def _reply(self, request: Any, response: HttpResponseBase, began: float) -> "_Reply":
         if response.status_code != 200:
@@ -348,7 +396,7 @@ class _Again:
             or "CSRF_COOKIE" in names  # which Django has put there from a cookie
         ):
             names |= {"HTTP_COOKIE", "REMOTE_USER"}
-        return frozenset(names | self.meta.keys() if EVERYTHING in names else names)
+        return frozenset(names)
 
 
 def _meta_name(header: str | bytes) -> str:
@@ -417,6 +465,8 @@ def _why_not(response: HttpResponseBase, cookies: Mapping[str, str]) -> str:
     if "\0" in response.get("ETag", ""):
         return "its ETag is no id of an event"
     # Where sessions are saved on every request, that is the one that the visitor has.
+    if response.has_header("Set-Cookie"):
+        return "its answer sets a cookie"
     if changed := [name for name, cookie in response.cookies.items() if cookie.value != cookies.get(name)]:
         return f"its answer sets a cookie: {', '.join(changed)}"
     if "*" in response.get("Vary", ""):  # RFC 9110, 12.5.5
@@ -448,7 +498,7 @@ class LiveStream(EventStream):
         config = get_config()
         self.greeting = encode_retry(config.RETRY) + control("hello", None, heartbeat=config.HEARTBEAT)
         answer = source.answer
-        if last_event_id.removeprefix("W/") != answer.etag.removeprefix("W/"):
+        if not subscription.is_revoked and last_event_id.removeprefix("W/") != answer.etag.removeprefix("W/"):
             self.greeting += source.event(answer).frame
 
     def __iter__(self) -> Iterator[bytes]:
@@ -493,7 +543,9 @@ class LiveResponse(EventStreamResponse):
 class _Source:
     """What is evaluated for all who ask the same, for as long as one of them listens."""
 
-    def __init__(self, evaluator: "_Evaluator", key: _Key, number: int, visit: _Visit, reply: _Reply) -> None:
+    def __init__(
+        self, evaluator: "_Evaluator", key: _Key, number: int, visit: _Visit, reply: _Reply, head: Cursor
+    ) -> None:
         self.key = key
         self.hub = get_hub()
         self.channel = f"{_CHANNEL}{number}"
@@ -509,6 +561,8 @@ class _Source:
         self.has_failed = False
         self._user = reply.user
         self._began = reply.began
+        self._head = head  # of the log before the present answer was asked for: a revocation since then holds
+        self.evaluated = -math.inf  # when that began last, in a thread of the evaluator
         self._evaluator = evaluator
         self._lock = threading.Lock()  # before the hub's
         self._listeners: dict[Subscription, _Again] = {}
@@ -517,19 +571,26 @@ class _Source:
     def event(self, answer: _Answer) -> Event:
         return answer.event(self.channel, self.is_datastar)
 
-    def join(self, visit: _Visit, again: _Again, reply: _Reply | None, address: str) -> LiveStream | None:
+    def join(
+        self, visit: _Visit, again: _Again, reply: _Reply | None, address: str, head: Cursor | None = None
+    ) -> LiveStream | None:
         """A stream from this reply on, or from the present answer if it is fresh, for one who would get the same.
 
-        None when it is not, and when the last listener has just left.
+        `head`: where the log was before the reply. None when the present answer is old, or from before its user was
+        revoked, and when the last listener has just left.
         """
         with self._lock:
             is_fresh = time.monotonic() - self._began < min(_FRESH, self.plan.every)
             if self.is_ended or not (reply or is_fresh):
                 return None
-            subscription = self.hub.subscribe([self.channel], capacity(visit.request), self._user, address)
+            limit = capacity(visit.request)
+            subscription = self.hub.subscribe([self.channel], limit, self._user, address, head or self._head)
+            if subscription.is_revoked and not reply:
+                subscription.close()
+                return None
             self._listeners[subscription] = again
-            if reply:
-                self._take(reply)
+            if reply and head:
+                self._take(reply, head)
         request = visit.request
         return LiveStream(
             subscription, self, request.headers.get("Last-Event-ID") or request.GET.get("lastEventId", "")
@@ -551,30 +612,34 @@ class _Source:
     def evaluate(self) -> None:
         """Ask the view again, and show its answer if that differs. In a thread of the evaluator, or the reader's."""
         with self._lock:
-            again = next(iter(self._listeners.values()), None)
-            if not again or self.hub.is_closed:
+            subscription, again = next(iter(self._listeners.items()), (None, None))
+            if not subscription or not again or self.hub.is_closed:
                 self._end()
                 return
+        head = self.hub.log.head
         counters.evaluations += 1
         reply = again.ask()
         status = reply.response.status_code
         self.has_failed = status >= 500 or status in (408, 425, 429)
         if self.has_failed:
             _failed.hit(view=self.view, path=self.key.url[-2], status=status)
+            with self._lock:  # it may fail for this one alone: another asks next time
+                if self._listeners.pop(subscription, None):
+                    self._listeners[subscription] = again
             return
         if reply.why_not:
             _tell_once(self.view, reply.why_not)
         self._evaluator.learn(self.key.url, reply.names)
         with self._lock:
             if reply.answer and self.key.covers(reply.names):
-                self._take(reply)
+                self._take(reply, head)
             else:  # the client's next request is told why, or is told apart from the others
                 self._end()
 
-    def _take(self, reply: _Reply) -> None:
+    def _take(self, reply: _Reply, head: Cursor) -> None:
         if reply.began < self._began:  # one that was asked for later came sooner
             return
-        answer, self._began = cast(_Answer, reply.answer), reply.began
+        answer, self._began, self._head = cast(_Answer, reply.answer), reply.began, head
         self._evaluations += 1
         if answer.etag == self.answer.etag:
             return
@@ -639,7 +704,7 @@ class _Evaluator:
             with self._changed:
                 if not (source := self._sources.get(key)):
                     self._number += 1
-                    source = self._sources[key] = _Source(self, key, self._number, visit, reply)
+                    source = self._sources[key] = _Source(self, key, self._number, visit, reply, head)
                     for channel in key.on:
                         self._on.setdefault(channel, set()).add(source)
                     # An event since then may have come too early for the source, and too late for the reply.
@@ -647,11 +712,9 @@ class _Evaluator:
                     is_late = bool(key.on) and source.hub.log.head != head
                     if not source.is_manual:
                         self._schedule(source, time.monotonic() + (0 if is_late else source.plan.every))
-                    if not self._idle and self._threads < _THREADS:
-                        self._threads += 1
-                        threading.Thread(target=self._work, name="events-live", daemon=True).start()
+                    self._have_one_waiting()
             try:
-                if stream := source.join(visit, again, reply, address):
+                if stream := source.join(visit, again, reply, address, head):
                     return stream
             except BaseException:
                 source.remove()
@@ -661,6 +724,8 @@ class _Evaluator:
         """Returns all that evaluations of this URL have looked at."""
         with self._changed:
             names |= self._learned.pop(url, frozenset())
+            if EVERYTHING in names:  # nor are names kept that visitors make up
+                names = frozenset({EVERYTHING})
             if len(self._learned) >= _LEARNED:
                 del self._learned[next(iter(self._learned))]
             self._learned[url] = names
@@ -717,7 +782,7 @@ class _Evaluator:
     def _ask(self, source: _Source) -> None:
         if source.is_evaluating or source.is_manual:
             source.is_asked = True
-        elif source.due > (soon := time.monotonic()):
+        elif source.due > (soon := max(time.monotonic(), source.evaluated + _SOONEST)):
             self._schedule(source, soon)
 
     # The threads
@@ -729,6 +794,12 @@ class _Evaluator:
             heappush(self._heap, (due, self._number, source))
             self._changed.notify()
 
+    def _have_one_waiting(self) -> None:
+        """A thread for what is due next, also while others wait for their views."""
+        if not self._idle and self._threads < _THREADS:
+            self._threads += 1
+            threading.Thread(target=self._work, name="events-live", daemon=True).start()
+
     def _work(self) -> None:
         while source := self._next():
             began = time.monotonic()
@@ -737,7 +808,8 @@ class _Evaluator:
                 counters.evaluations_late += 1
             try:
                 source.evaluate()
-            except Exception as error:  # noqa: BLE001  the other views go on
+            except BaseException as error:  # noqa: BLE001  SystemExit, too: the other views go on
+                source.has_failed = True
                 tell(logging.ERROR, "A live view cannot be evaluated", error, view=source.view, path=source.key.url[-2])
             with self._changed:
                 source.is_evaluating = False
@@ -746,6 +818,7 @@ class _Evaluator:
                     soon = began + _SOONEST if source.is_asked else now + _RETRY if source.has_failed else math.inf
                     source.is_asked = False
                     self._schedule(source, max(now, min(began + source.plan.every, soon)))
+        connections.close_all()  # which CONN_MAX_AGE has kept for the next request of this thread
 
     def _next(self) -> _Source | None:
         """The source that is due first, once it is due; None when there is nothing left to evaluate."""
@@ -761,7 +834,9 @@ class _Evaluator:
                 now = time.monotonic()
                 if self._heap and self._heap[0][0] <= now:
                     _, _, source = heappop(self._heap)
-                    source.is_evaluating = True
+                    source.is_evaluating, source.evaluated = True, now
+                    if len(self._sources) > 1:
+                        self._have_one_waiting()
                     return source
                 is_over = not self._sources  # the next one may come soon: from a page to another
                 if not self.left:

@@ -67,17 +67,11 @@ class _Watched(dict[str, Any]):
 
 
 def _at_everything(method: Any) -> Callable[..., Any]:
-    def watched(self: _Watched, *args: Any) -> Any:
+    def watched(self: Any, *args: Any) -> Any:
         self._looks.names.add(EVERYTHING)
         return method(self, *args)
 
     return watched
-
-
-for _name in ("__iter__", "__reversed__", "__len__", "__eq__", "__ne__", "__repr__", "__or__", "__ror__"):
-    setattr(_Watched, _name, _at_everything(getattr(dict, _name)))
-for _name in ("items", "keys", "values", "copy", "popitem"):
-    setattr(_Watched, _name, _at_everything(getattr(dict, _name)))
 
 
 class _WatchedHeaders(HttpHeaders):
@@ -101,10 +95,27 @@ class _WatchedHeaders(HttpHeaders):
         return super().__len__()
 
 
-class _WatchedScope(dict[str, Any]):
-    """An ASGI scope. Of the visitor it has what is in these two; where the request goes to is no secret of theirs."""
+# Of an ASGI scope, what tells nothing of the visitor: where the request goes to is part of its URL.
+_OF_NOBODY = {
+    "type",
+    "asgi",
+    "http_version",
+    "method",
+    "scheme",
+    "path",
+    "raw_path",
+    "query_string",
+    "root_path",
+    "server",
+}
 
-    looks: Looks
+
+class _WatchedScope(dict[str, Any]):
+    """An ASGI scope. What servers and outer applications put there beside the URL is of this visitor."""
+
+    def __init__(self, items: dict[str, Any], looks: Looks) -> None:
+        super().__init__(items)
+        self._looks = looks
 
     def __getitem__(self, key: str) -> Any:
         self._note(key)
@@ -115,8 +126,17 @@ class _WatchedScope(dict[str, Any]):
         return super().get(key, default)
 
     def _note(self, key: str) -> None:
-        if key in ("headers", "client"):
-            self.looks.names.add(EVERYTHING)
+        if key not in _OF_NOBODY:
+            self._looks.names.add(EVERYTHING)
+
+
+for _class in (_Watched, _WatchedScope):
+    for _name in ("__iter__", "__reversed__", "__len__", "__eq__", "__ne__", "__repr__", "__or__", "__ror__"):
+        setattr(_class, _name, _at_everything(getattr(dict, _name)))
+    for _name in ("__delitem__", "items", "keys", "values", "copy", "popitem"):
+        setattr(_class, _name, _at_everything(getattr(dict, _name)))
+for _name in ("__contains__", "pop", "setdefault"):
+    setattr(_WatchedScope, _name, _at_everything(getattr(dict, _name)))
 
 
 class _WatchedRequest:
@@ -156,5 +176,4 @@ class WatchedASGIRequest(_WatchedRequest, ASGIRequest):
     def __init__(self, scope: dict[str, Any], body: Any) -> None:
         super().__init__(scope, body)
         self._watch()
-        self.scope = _WatchedScope(scope)
-        self.scope.looks = self.looks
+        self.scope = _WatchedScope(scope, self.looks)

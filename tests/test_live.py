@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
@@ -12,7 +13,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
 from django.template.response import TemplateResponse
-from django.test import AsyncClient, Client
+from django.test import AsyncClient, Client, RequestFactory
 from django.urls import path
 from django.utils.decorators import method_decorator
 from django.views import View
@@ -288,13 +289,58 @@ class TestWhatIsNotStreamed:
         assert "token=" in caplog.text
 
 
+async def channels_async(request: HttpRequest) -> list[str]:
+    return ["orders"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
-    [({}, TypeError), ({"every": 0}, ValueError), ({"every": "2"}, ValueError), ({"on": "orders"}, TypeError)],
+    [
+        ({}, TypeError),
+        ({"every": 0}, ValueError),
+        ({"every": -1}, ValueError),
+        ({"every": math.nan}, ValueError),
+        ({"every": math.inf}, ValueError),
+        ({"every": "2"}, ValueError),
+        ({"every": True}, ValueError),
+        ({"on": "orders"}, TypeError),
+        ({"on": []}, ValueError),
+        ({"on": ["no name"]}, ValueError),
+        ({"on": [7]}, ValueError),
+        ({"on": channels_async}, TypeError),
+        ({"every": 2, "headers": "HX-Request"}, TypeError),
+        ({"every": 2, "headers": {"HX-Request": True}}, TypeError),
+        ({"every": 2, "headers": {"HX Request": "true"}}, ValueError),
+        ({"every": 2, "headers": {"HX-Prompt": "a\nb"}}, ValueError),
+        ({"every": 2, "headers": {"HX-Prompt": "\N{SNOWMAN}"}}, ValueError),
+    ],
 )
 def test_arguments_that_are_not_accepted_are_refused_with_what_is(arguments: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"live\("):
         live(**arguments)
+
+
+@pytest.mark.parametrize(("channels", "error"), [("orders", TypeError), (["no name"], ValueError), ([7], ValueError)])
+def test_channels_that_are_none_are_refused_when_they_are_asked_for(channels: Any, error: type[Exception]) -> None:
+    view = live(on=lambda request: channels)(answer)
+    with pytest.raises(error, match=r"live\(on="):
+        view(RequestFactory().get("/status/", headers=STREAM))
+
+
+def test_on_a_method_it_says_how_that_is_done() -> None:
+    class Orders(View):
+        @live(every=2)
+        def get(self, request: HttpRequest) -> HttpResponse:
+            return HttpResponse("orders")
+
+    with pytest.raises(TypeError, match=r"method_decorator\(live\("):
+        Orders.as_view()(RequestFactory().get("/"))
+
+
+def test_what_a_view_forgets_to_return_is_told_as_django_tells_it(client: Client) -> None:
+    state["answer"] = lambda request: None
+    with pytest.raises(ValueError, match="didn't return an HttpResponse"):
+        client.get("/status/")
 
 
 def whoami(request: HttpRequest) -> HttpResponse:

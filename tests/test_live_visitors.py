@@ -26,6 +26,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from events import live, publish, revoke
+from events.live import _evaluator
 from tests.test_live import Listener
 
 pytestmark = pytest.mark.django_db
@@ -562,3 +563,58 @@ class TestRestFramework:
 
     def test_a_type_that_nothing_renders_is_not_acceptable_still(self, client: Client) -> None:
         assert client.get("/drf/above/", headers={"Accept": "image/png"}).status_code == 406
+
+
+def test_an_answer_that_sets_a_cookie_as_a_header_is_not_streamed(client: Client) -> None:
+    state["answer"] = lambda request: HttpResponse("a", headers={"Set-Cookie": f"visitor={next(numbers)}"})
+    answers = [client.get("/status/", headers=STREAM) for _ in range(2)]
+    assert not any(response.streaming for response in answers)
+    assert answers[0]["Set-Cookie"] != answers[1]["Set-Cookie"]
+
+
+def test_names_that_visitors_make_up_are_not_kept(listen: Any) -> None:
+    """Whoever sends headers of ever new names would have all of them compared at each request after theirs."""
+    state["answer"] = lambda request: HttpResponse(str(len(request.META)))
+    first = listen(Client(), **{"X-Name-0": "1"})
+    for number in range(1, 20):
+        Client().get("/status/", headers=STREAM | {f"X-Name-{number}": "1"}).close()
+    last = listen(Client(), **{"X-Name-20": "1"})
+    assert evaluation_of(first) != evaluation_of(last)
+    assert max(map(len, _evaluator._learned.values())) < 20
+
+
+def test_who_is_revoked_is_not_told_what_was_answered_before(
+    listen: Any, django_capture_on_commit_callbacks: Any
+) -> None:
+    def for_staff(request: HttpRequest) -> HttpResponse:
+        return HttpResponse("secret" if request.user.is_staff else "nothing")
+
+    state["answer"] = for_staff
+    ada = User.objects.create(username="ada", is_staff=True)
+    client = Client()
+    client.force_login(ada)
+    before = listen(client, "/seldom/")
+    assert before.next().data == "secret"
+    User.objects.update(is_staff=False)
+    with django_capture_on_commit_callbacks(execute=True):
+        revoke(ada)
+    assert listen(client, "/seldom/").next().data == "nothing"
+
+
+def test_a_view_that_fails_for_one_of_its_readers_is_asked_by_the_others(listen: Any) -> None:
+    """It looked at nobody when they began to share it."""
+    clients = {name: visitor(name)[0] for name in ("ada", "bob")}
+    listeners = {}
+    for name, client in clients.items():
+        client.raise_request_exception = False
+        listeners[name] = listen(client)
+        assert listeners[name].answer() == {"open": 0}
+
+    def for_all_but_ada(request: HttpRequest) -> HttpResponse:
+        if (name := request.COOKIES["token"]) == "ada":
+            raise RuntimeError("ada has no profile")
+        return HttpResponse(name)
+
+    state["answer"] = for_all_but_ada
+    assert listeners["bob"].next().type == "drain"
+    assert listen(clients["bob"]).next().data == "bob"
