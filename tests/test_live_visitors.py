@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import pytest
 from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
-from django.core import signing
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template import engines
 from django.template.response import TemplateResponse
@@ -174,7 +173,9 @@ def visitor(name: str) -> tuple[Client, dict[str, str]]:
         REMOTE_ADDR={"ada": "192.0.2.1", "bob": "192.0.2.2"}[name], REMOTE_PORT=name, SSL_CLIENT_S_DN=f"CN={name}"
     )
     client.cookies["token"] = name
-    client.cookies["signed"] = signing.get_cookie_signer(salt="signed").sign(name)
+    signed = HttpResponse()
+    signed.set_signed_cookie("signed", name)
+    client.cookies["signed"] = signed.cookies["signed"].value
     session = client.session
     session["name"] = name
     session.save()

@@ -291,7 +291,7 @@ def test_whoever_has_connected_is_answered_though_their_worker_is_replaced(
     def ask() -> int:
         count = 0
         while not ended.is_set():  # each on a connection of its own
-            assert requests.get(f"{server.url}/events/health/", timeout=10).status_code == 200
+            assert requests.get(f"{server.url}/test/process/", timeout=10).status_code == 200
             count += 1
         return count
 

@@ -192,7 +192,7 @@ def test_a_server_without_threads_for_streams_is_told_from_a_proxy(static_root: 
     with serve("gthread", static_root, HEARTBEAT=0.5) as threads:
         report = probe(f"{threads.url}/events/")
     assert "the failures were answered by the server itself" in report.text, report.lines
-    assert "gunicorn sse_demo.asgi" in report.lines
+    assert "gunicorn PROJECT.asgi" in report.lines
     assert report.status == 1
 
 

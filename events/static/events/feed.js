@@ -38,7 +38,7 @@
  * @typedef {object} FeedOptions
  * @property {string | null} [stream]  URL of the event stream; null to poll and nothing else.
  * @property {string} [poll]           URL of the poll view.
- * @property {string[]} [channels]
+ * @property {string[]} [channels]     None: the one that the server gives to those who name none.
  * @property {number} [interval]       Milliseconds between polls.
  * @property {number} [helloTimeout]   Milliseconds that a new stream may take to say hello.
  * @property {{base: number, max: number}} [retry]  Milliseconds. A stream that failed is tried again after a random
@@ -65,7 +65,7 @@ export { FeedSource, headSize };
 export function openFeed({
   stream = "/events/",
   poll = "/events/poll/",
-  channels = ["clock"],
+  channels = [],
   interval = 5000,
   helloTimeout = 5000,
   retry = { base: 2000, max: 60_000 },
@@ -81,8 +81,8 @@ export function openFeed({
   }
   if (stream !== null) stream = requireUrl("stream", stream, " or null");
   poll = requireUrl("poll", poll);
-  if (!Array.isArray(channels) || !channels.length || !channels.every((name) => name && typeof name === "string")) {
-    throw new TypeError('openFeed: channels must be a list of one name or more, such as ["clock"]');
+  if (!Array.isArray(channels) || !channels.every((name) => name && typeof name === "string")) {
+    throw new TypeError('openFeed: channels must be a list of names, such as ["orders"]');
   }
   requireMilliseconds("interval", interval);
   requireMilliseconds("helloTimeout", helloTimeout);
@@ -151,7 +151,7 @@ export function openFeed({
       stream,
       poll,
       channels,
-      hasClock: channels.includes("clock"),
+      hasClock: !channels.length || channels.includes("clock"),
       credentials: "include", // also where the server is another origin, if it allows that at all
       interval,
       helloTimeout,
