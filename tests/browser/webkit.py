@@ -4,20 +4,16 @@ Playwright drives a WebKit of its own alone. GTK draws to `broadwayd`, its displ
 nobody looks at it.
 """
 
-import json
 import os
-import pty
-import re
 import shutil
 import socket
 import subprocess
 import tempfile
-import threading
+import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from selenium import webdriver
 from selenium.webdriver.webkitgtk.options import Options
@@ -44,6 +40,21 @@ async (argument) => {
   }
 }
 """
+LISTEN = """
+() => {
+  const heard = (globalThis.complaints = []);
+  addEventListener("error", ({ message }) => heard.push(message));
+  addEventListener("unhandledrejection", ({ reason }) => heard.push(String(reason)));
+  document.addEventListener("securitypolicyviolation", (event) => heard.push(event.violatedDirective));
+  for (const name of ["error", "warn"]) {
+    const say = console[name];
+    console[name] = (...words) => {
+      heard.push(words.join(" "));
+      say.apply(console, words);
+    };
+  }
+}
+"""
 
 
 class Page:
@@ -52,6 +63,7 @@ class Page:
     def __init__(self, browser: "Browser", handle: str) -> None:
         self.browser = browser
         self.handle = handle
+        self._heard: list[str] = []
 
     @property
     def driver(self) -> webdriver.WebKitGTK:
@@ -61,10 +73,14 @@ class Page:
         return driver
 
     def goto(self, url: str) -> None:
+        self._collect()
         self.driver.get(url)
+        self.evaluate(LISTEN)
 
     def reload(self) -> None:
+        self._collect()
         self.driver.refresh()
+        self.evaluate(LISTEN)
 
     def evaluate(self, expression: str, arg: Any = None) -> Any:
         """Raises RuntimeError, with what the script threw."""
@@ -85,16 +101,15 @@ class Page:
 
     @contextmanager
     def complaints(self) -> Iterator[list[str]]:
-        """What the console shows as an error or a warning until the block ends."""
-        heard: list[str] = []
-        begun = len(self.browser.printed)
-        yield heard
-        end = uuid4().hex
-        self.evaluate(f"console.log({json.dumps(end)})")
-        with self.browser.news:
-            if not self.browser.news.wait_for(lambda: end in self.browser.printed[begun:], TIMEOUT):
-                raise RuntimeError("The console is not printed.")
-        heard += re.findall(r"^CONSOLE .*(?:ERROR|WARN).*$", self.browser.printed[begun:], re.MULTILINE)
+        """Errors, warnings and violations of the Content-Security-Policy, from when a page has loaded.
+
+        The driver cannot read the console. What fails before that shows in what the page then does not do.
+        """
+        yield self._heard
+        self._collect()
+
+    def _collect(self) -> None:
+        self._heard += self.evaluate("globalThis.complaints?.splice(0) ?? []")
 
 
 class Context:
@@ -127,20 +142,10 @@ class Context:
 class Browser:
     """A MiniBrowser, whose first tab stays empty: it keeps the browser open."""
 
-    def __init__(self, driver: webdriver.WebKitGTK, terminal: int) -> None:
+    def __init__(self, driver: webdriver.WebKitGTK) -> None:
         driver.set_script_timeout(TIMEOUT)
         self.driver = driver
         self.first = driver.current_window_handle
-        self.printed = ""
-        self.news = threading.Condition()
-        threading.Thread(target=self._read, args=(terminal,), daemon=True).start()
-
-    def _read(self, terminal: int) -> None:
-        with suppress(OSError):  # it ends with the last process that writes to it
-            while printed := os.read(terminal, 65_536):
-                with self.news:
-                    self.printed += printed.decode(errors="replace").replace("\r\n", "\n")
-                    self.news.notify_all()
 
     def new_context(self) -> Context:
         return Context(self)
@@ -183,15 +188,14 @@ def launch() -> Iterator[Browser]:
     options = Options()
     options.binary_location = mini_browser()
     options.add_argument("--automation")
-    options.add_argument("--enable-write-console-messages-to-stdout=true")
-    # To a terminal a process writes line by line; what it writes to a file is lost when the browser ends it.
-    terminal, end = pty.openpty()
     with tempfile.TemporaryDirectory() as directory, display(directory) as environment:
         # A container's root can have no sandbox.
         environment |= {"WEBKIT_DISABLE_SANDBOX_THIS_IS_DANGEROUS": "1", "HOME": directory}
-        driver = webdriver.WebKitGTK(options=options, service=Service(shutil.which(DRIVER), log_output=end, env=environment))
+        service = Service(shutil.which(DRIVER), env=environment)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of selenium, about itself
+            driver = webdriver.WebKitGTK(options=options, service=service)
         try:
-            yield Browser(driver, terminal)
+            yield Browser(driver)
         finally:
             driver.quit()
-    os.close(terminal)
