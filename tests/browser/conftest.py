@@ -46,6 +46,14 @@ async ({ options, types }) => {
 EVERYWHERE = pytest.mark.parametrize("browser", ["chromium", "firefox", "webkit"], indirect=True)
 IN_FIREFOX_TOO = pytest.mark.parametrize("browser", ["chromium", "firefox"], indirect=True)
 
+
+def everywhere(names: str, essential: list[Any], others: list[Any]) -> pytest.MarkDecorator:
+    """Parametrizes a test by these names: in all browsers with what is essential, in Chromium with the others too."""
+    values = [("chromium", *value) for value in [*essential, *others]]
+    values += [(browser, *value) for browser in ("firefox", "webkit") for value in essential]
+    return pytest.mark.parametrize(f"browser, {names}", values, indirect=["browser"])
+
+
 # So that a test need not wait long for what takes seconds in use.
 QUICK = {"interval": 100, "retry": {"base": 200, "max": 400}}
 

@@ -9,7 +9,7 @@ from playwright.sync_api import Error, Page
 
 from tests.browser import broken
 from tests.browser.broken import Failure, Proxy, proxy
-from tests.browser.conftest import EVERYWHERE, IN_FIREFOX_TOO, FeedPage, numbers, publishing
+from tests.browser.conftest import EVERYWHERE, IN_FIREFOX_TOO, FeedPage, everywhere, numbers, publishing
 from tests.live.servers import Server, serve
 
 
@@ -38,14 +38,12 @@ def test_a_browser_without_event_streams_gets_the_same_events_by_polling(feed: F
     assert feed.told["states"] == ["polling"]
 
 
-@EVERYWHERE
-@pytest.mark.parametrize(
-    ("failure", "reason"),
+@everywhere(
+    "failure, reason",
+    [(broken.refuses, "refused"), (broken.holds_back, "says nothing")],
     [
-        (broken.refuses, "refused"),
         (broken.is_a_web_page, "refused"),
         (broken.says_nothing, "says nothing"),
-        (broken.holds_back, "says nothing"),
         (broken.hangs_up, "could not be reached"),
     ],
 )
@@ -149,8 +147,7 @@ def test_events_published_while_nothing_works_arrive_afterwards(feed: FeedPage, 
     assert feed.data == [0, 1, 2, 3]
 
 
-@EVERYWHERE
-@pytest.mark.parametrize("failure", [broken.refuses, broken.hangs_up, broken.says_nothing])
+@everywhere("failure", [(broken.hangs_up,)], [(broken.refuses,), (broken.says_nothing,)])
 def test_a_published_event_arrives_once_across_a_change_of_transport(
     feed: FeedPage, front: Proxy, server: Server, failure: Failure
 ) -> None:

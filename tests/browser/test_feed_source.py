@@ -12,7 +12,7 @@ from playwright.sync_api import Page
 
 from tests.browser import broken
 from tests.browser.broken import BLANK, Exchange, Failure, Proxy, proxy
-from tests.browser.conftest import EVERYWHERE, QUICK, publishing
+from tests.browser.conftest import EVERYWHERE, QUICK, everywhere, publishing
 from tests.live.servers import Server, serve
 
 OPEN = """
@@ -267,9 +267,10 @@ def test_a_closed_source_asks_and_tells_no_more(source: SourcePage, front: Proxy
 # A live view's way back and forth
 
 
-@EVERYWHERE
-@pytest.mark.parametrize(
-    "failure", [broken.refuses, broken.is_a_web_page, broken.says_nothing, broken.holds_back, broken.hangs_up]
+@everywhere(
+    "failure",
+    [(broken.refuses,), (broken.holds_back,)],
+    [(broken.is_a_web_page,), (broken.says_nothing,), (broken.hangs_up,)],
 )
 def test_a_live_view_is_polled_while_its_stream_fails_and_nothing_is_told_twice(
     source: SourcePage, front: Proxy, state: State, failure: Failure
@@ -402,8 +403,7 @@ def test_a_redirect_to_the_page_where_one_signs_in_closes(source: SourcePage, fr
 # The app's own stream
 
 
-@EVERYWHERE
-@pytest.mark.parametrize("failure", [broken.refuses, broken.hangs_up, broken.holds_back])
+@everywhere("failure", [(broken.refuses,)], [(broken.hangs_up,), (broken.holds_back,)])
 def test_an_event_arrives_once_across_a_change_of_transport(
     source: SourcePage, front: Proxy, server: Server, failure: Failure
 ) -> None:
