@@ -5,7 +5,13 @@ import shutil
 import subprocess
 import sys
 
-PACKAGES = {"systemd-analyze": "systemd", "curl": "curl"}  # by program
+PACKAGES = {  # by program
+    "systemd-analyze": "systemd",
+    "curl": "curl",
+    "firefox-esr": "firefox-esr",
+    "WebKitWebDriver": "webkit2gtk-driver",
+    "broadwayd": "libgtk-3-bin",  # the display of that one
+}
 
 
 def install(*packages: str) -> None:

@@ -1,16 +1,17 @@
 import json
+import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, Playwright, sync_playwright
 
-from tests.browser import chromium
+from tests.browser import chromium, webkit
 from tests.browser.broken import BLANK, Proxy, proxy
 from tests.live.servers import Server, serve
 
@@ -41,6 +42,18 @@ async ({ options, types }) => {
 }
 """
 
+# What is essential runs in all browsers. In WebKit a page has the methods of `webkit.Page` alone.
+EVERYWHERE = pytest.mark.parametrize("browser", ["chromium", "firefox", "webkit"], indirect=True)
+IN_FIREFOX_TOO = pytest.mark.parametrize("browser", ["chromium", "firefox"], indirect=True)
+
+
+def everywhere(names: str, essential: list[Any], others: list[Any]) -> pytest.MarkDecorator:
+    """Parametrizes a test by these names: in all browsers with what is essential, in Chromium with the others too."""
+    values = [("chromium", *value) for value in [*essential, *others]]
+    values += [(browser, *value) for browser in ("firefox", "webkit") for value in essential]
+    return pytest.mark.parametrize(f"browser, {names}", values, indirect=["browser"])
+
+
 # So that a test need not wait long for what takes seconds in use.
 QUICK = {"interval": 100, "retry": {"base": 200, "max": 400}}
 
@@ -53,10 +66,28 @@ def playwright() -> Iterator[Playwright]:
 
 
 @pytest.fixture(scope="package")
-def browser(playwright: Playwright) -> Iterator[Browser]:
-    browser = playwright.chromium.launch(executable_path=chromium.find(), args=ARGUMENTS)
-    yield browser
-    browser.close()
+def browsers(playwright: Playwright) -> Iterator[Callable[[str], Browser]]:
+    """Each browser by its name, started when it is first asked for."""
+    with ExitStack() as stack:
+
+        @cache
+        def start(name: str) -> Browser:
+            if name == "webkit":
+                return cast("Browser", stack.enter_context(webkit.launch()))
+            if name == "firefox":  # Debian's, by WebDriver BiDi
+                browser = playwright.firefox.launch(channel="moz-firefox", executable_path=shutil.which("firefox-esr"))
+            else:
+                browser = playwright.chromium.launch(executable_path=chromium.find(), args=ARGUMENTS)
+            stack.callback(browser.close)
+            return browser
+
+        yield start
+
+
+@pytest.fixture
+def browser(request: pytest.FixtureRequest, browsers: Callable[[str], Browser]) -> Browser:
+    """Chromium, or the one of IN_FIREFOX_TOO and EVERYWHERE whose turn it is."""
+    return browsers(getattr(request, "param", "chromium"))
 
 
 @pytest.fixture
@@ -157,7 +188,11 @@ def publishing(server: Server, channel: str) -> Iterator[list[int]]:
 @contextmanager
 def complaints(page: Page) -> Iterator[list[str]]:
     """What the browser's console would show in red, violations of the Content-Security-Policy among it."""
-    heard: list[str] = []
+    if isinstance(page, webkit.Page):
+        with page.complaints() as heard:
+            yield heard
+        return
+    heard = []
     page.on("console", lambda message: heard.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: heard.append(str(error)))
     yield heard

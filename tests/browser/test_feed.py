@@ -9,10 +9,11 @@ from playwright.sync_api import Error, Page
 
 from tests.browser import broken
 from tests.browser.broken import Failure, Proxy, proxy
-from tests.browser.conftest import FeedPage, numbers, publishing
+from tests.browser.conftest import EVERYWHERE, IN_FIREFOX_TOO, FeedPage, everywhere, numbers, publishing
 from tests.live.servers import Server, serve
 
 
+@EVERYWHERE
 def test_a_stream_is_preferred_and_asks_once(feed: FeedPage, front: Proxy) -> None:
     feed.open()
     feed.wait_for_events(2)
@@ -37,13 +38,12 @@ def test_a_browser_without_event_streams_gets_the_same_events_by_polling(feed: F
     assert feed.told["states"] == ["polling"]
 
 
-@pytest.mark.parametrize(
-    ("failure", "reason"),
+@everywhere(
+    "failure, reason",
+    [(broken.refuses, "refused"), (broken.holds_back, "says nothing")],
     [
-        (broken.refuses, "refused"),
         (broken.is_a_web_page, "refused"),
         (broken.says_nothing, "says nothing"),
-        (broken.holds_back, "says nothing"),
         (broken.hangs_up, "could not be reached"),
     ],
 )
@@ -63,6 +63,7 @@ def test_a_stream_that_fails_from_the_start_is_replaced_by_polling_until_it_work
     assert front.asked(broken.POLL) == before, "polling goes on beside the stream"
 
 
+@EVERYWHERE
 def test_a_stream_that_falls_silent_is_replaced(feed: FeedPage, front: Proxy) -> None:
     front.failures[broken.STREAM] = broken.falls_silent
     feed.open()
@@ -83,6 +84,7 @@ def test_heartbeats_keep_a_stream_on_which_nothing_happens(feed: FeedPage, front
     assert feed.told["states"] == ["connecting", "streaming"]
 
 
+@EVERYWHERE
 def test_a_stream_that_ends_is_tried_once_more_before_polling(feed: FeedPage, front: Proxy) -> None:
     feed.open()
     feed.wait_for_state("streaming")
@@ -145,7 +147,7 @@ def test_events_published_while_nothing_works_arrive_afterwards(feed: FeedPage, 
     assert feed.data == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("failure", [broken.refuses, broken.hangs_up, broken.says_nothing])
+@everywhere("failure", [(broken.hangs_up,)], [(broken.refuses,), (broken.says_nothing,)])
 def test_a_published_event_arrives_once_across_a_change_of_transport(
     feed: FeedPage, front: Proxy, server: Server, failure: Failure
 ) -> None:
@@ -232,6 +234,7 @@ def test_a_gap_is_told(page: Page, static_root: Path, works_again: str) -> None:
         page.close()
 
 
+@IN_FIREFOX_TOO
 def test_coming_back_online_is_a_reason_to_try_the_stream_at_once(feed: FeedPage, front: Proxy) -> None:
     front.failures[broken.STREAM] = broken.refuses
     feed.open(retry={"base": 86_400_000, "max": 86_400_000})
@@ -243,6 +246,7 @@ def test_coming_back_online_is_a_reason_to_try_the_stream_at_once(feed: FeedPage
     feed.wait_for_state("streaming")
 
 
+@IN_FIREFOX_TOO
 @pytest.mark.parametrize("failure", [broken.asks_who_is_there, broken.forbids, broken.is_missing])
 def test_a_refusal_for_good_is_final_and_told(feed: FeedPage, front: Proxy, failure: Failure) -> None:
     front.failures |= {broken.STREAM: failure, broken.POLL: failure}
@@ -359,11 +363,10 @@ def test_what_a_stream_that_lags_behind_the_polls_says_moves_no_cursor_back(
     ids = [server.publish("lags", number) for number in (1, 2)]
     later = server.publish("elsewhere", 3)
     feed.wait_for_events(2)
+    feed.page.evaluate("feed.addEventListener('traffic', (e) => (told.heartbeat ||= e.detail.type === 'heartbeat'))")
     steps["hello"].set()
     feed.wait_for_state("streaming")
-    feed.page.evaluate(
-        "new Promise((resolve) => feed.addEventListener('traffic', (e) => e.detail.type === 'heartbeat' && resolve()))"
-    )
+    feed.page.wait_for_function("told.heartbeat")
     assert feed.cursor != start
     steps["replay"].set()
     feed.page.wait_for_function("cursor => feed.cursor === cursor", arg=later)
@@ -452,6 +455,7 @@ def test_the_interval_can_be_changed_while_polling(feed: FeedPage) -> None:
 AWKWARD = "data: no field\r\nid: 7\rretry: 1\n\n: no comment\n</script><!-- 🜂👩‍🚀 \u2028\0\ufeff" * 670
 
 
+@IN_FIREFOX_TOO
 @pytest.mark.parametrize("stream", ["/events/", None])
 def test_awkward_data_arrives_unchanged(feed: FeedPage, server: Server, stream: str | None) -> None:
     assert 60_000 < len(json.dumps(AWKWARD, ensure_ascii=False).encode()) <= 65_536

@@ -12,7 +12,7 @@ from playwright.sync_api import Page
 
 from tests.browser import broken
 from tests.browser.broken import BLANK, Exchange, Failure, Proxy, proxy
-from tests.browser.conftest import QUICK, publishing
+from tests.browser.conftest import EVERYWHERE, QUICK, everywhere, publishing
 from tests.live.servers import Server, serve
 
 OPEN = """
@@ -127,6 +127,7 @@ class Recorder:
 # The interface
 
 
+@EVERYWHERE
 @pytest.mark.parametrize("name", ["EventSource", "FeedSource"])
 def test_the_interface_is_that_of_an_event_source(source: SourcePage, state: State, name: str) -> None:
     source.open(state.url, name=name, withCredentials=True)
@@ -187,6 +188,7 @@ def test_a_handler_has_its_turn_where_it_was_first_set(source: SourcePage, name:
     assert order == [True, True, "last", True]
 
 
+@EVERYWHERE
 @pytest.mark.parametrize("name", ["EventSource", "FeedSource"])
 def test_a_live_view_is_told_alike(source: SourcePage, state: State, name: str) -> None:
     source.open(state.url, "hello", name=name)
@@ -199,6 +201,7 @@ def test_a_live_view_is_told_alike(source: SourcePage, state: State, name: str) 
     assert source.page.evaluate("source.readyState") == 1
 
 
+@EVERYWHERE
 @pytest.mark.parametrize("name", ["EventSource", "FeedSource"])
 def test_a_stream_of_events_is_told_alike(source: SourcePage, server: Server, name: str) -> None:
     channel = f"alike-{name}"
@@ -208,6 +211,23 @@ def test_a_stream_of_events_is_told_alike(source: SourcePage, server: Server, na
     source.wait_until("told.some(({ type }) => type === 'heartbeat')")
     told = [event for event in source.told if event["type"] not in ("open", "heartbeat")]
     assert told == [{"type": "message", "data": "1", "id": ids[0]}, {"type": "odd", "data": "2", "id": ids[1]}]
+
+
+@EVERYWHERE
+@pytest.mark.parametrize("name", ["EventSource", "FeedSource"])
+def test_a_stream_that_is_cut_is_resumed(source: SourcePage, front: Proxy, server: Server, name: str) -> None:
+    channel = f"resumed-{name}"
+    source.open(f"/events/?channel={channel}", "odd", name=name)
+    source.wait_until("source.readyState === 1")
+    with publishing(server, channel) as published:
+        for opened in (2, 3):
+            events = len(source.told)
+            source.wait_until(f"told.length > {events + 5}")
+            front.cut()
+            source.wait_until(f"told.filter(({{ type }}) => type === 'open').length === {opened}")
+    source.wait_for(published[-1])
+    assert [int(event["data"]) for event in source.told if event["type"] in ("message", "odd")] == published
+    assert front.asked(broken.POLL) == 0
 
 
 def test_the_three_lines_of_the_plainest_page(source: SourcePage, front: Proxy) -> None:
@@ -260,8 +280,10 @@ def test_a_closed_source_asks_and_tells_no_more(source: SourcePage, front: Proxy
 # A live view's way back and forth
 
 
-@pytest.mark.parametrize(
-    "failure", [broken.refuses, broken.is_a_web_page, broken.says_nothing, broken.holds_back, broken.hangs_up]
+@everywhere(
+    "failure",
+    [(broken.refuses,), (broken.holds_back,)],
+    [(broken.is_a_web_page,), (broken.says_nothing,), (broken.hangs_up,)],
 )
 def test_a_live_view_is_polled_while_its_stream_fails_and_nothing_is_told_twice(
     source: SourcePage, front: Proxy, state: State, failure: Failure
@@ -330,6 +352,7 @@ def test_a_live_view_of_html_is_told_as_it_is(source: SourcePage, front: Proxy, 
     assert [event.get("data") for event in source.told] == [None, "<b>1</b>\r\n<i>2</i>"]
 
 
+@EVERYWHERE
 def test_a_restart_of_the_server_loses_nothing_and_tells_nothing_twice(
     page: Page, static_root: Path, state: State
 ) -> None:
@@ -399,7 +422,7 @@ def test_a_redirect_to_the_page_where_one_signs_in_closes(source: SourcePage, fr
 # The app's own stream
 
 
-@pytest.mark.parametrize("failure", [broken.refuses, broken.hangs_up, broken.holds_back])
+@everywhere("failure", [(broken.refuses,)], [(broken.hangs_up,), (broken.holds_back,)])
 def test_an_event_arrives_once_across_a_change_of_transport(
     source: SourcePage, front: Proxy, server: Server, failure: Failure
 ) -> None:

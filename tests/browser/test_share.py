@@ -9,7 +9,7 @@ from playwright.sync_api import BrowserContext, Error, Page, Playwright
 
 from tests.browser import broken, chromium
 from tests.browser.broken import BLANK, Proxy, proxy
-from tests.browser.conftest import ARGUMENTS, FeedPage, numbers, publishing
+from tests.browser.conftest import ARGUMENTS, IN_FIREFOX_TOO, FeedPage, numbers, publishing
 from tests.live.servers import Server, serve
 
 # Over HTTP/1.1, as the servers here speak it, a browser opens six connections to a site.
@@ -45,6 +45,7 @@ def wait_for_number(tab: FeedPage, number: int) -> None:
     tab.page.wait_for_function("last => told.events.some(({ data }) => data === last)", arg=str(number))
 
 
+@IN_FIREFOX_TOO
 def test_many_tabs_are_live_on_one_connection(
     open_tabs: Callable[..., list[FeedPage]], front: Proxy, server: Server
 ) -> None:
@@ -74,7 +75,11 @@ def freeze(tab: FeedPage) -> None:
     tab.session.send("Debugger.pause")
 
 
-@pytest.mark.parametrize("end", [close, crash, freeze])
+@pytest.mark.parametrize(
+    ("browser", "end"),
+    [("chromium", close), ("chromium", crash), ("chromium", freeze), ("firefox", close), ("webkit", close)],
+    indirect=["browser"],
+)
 def test_when_the_leader_is_gone_another_tab_takes_over_and_nothing_is_lost_or_doubled(
     open_tabs: Callable[..., list[FeedPage]], server: Server, end: Callable[[FeedPage], None]
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.browser.broken import BLANK, Proxy
-from tests.browser.conftest import complaints
+from tests.browser.conftest import EVERYWHERE, complaints
 from tests.live.servers import Server
 
 
@@ -26,6 +26,16 @@ def test_what_is_published_between_the_page_and_its_feed_arrives_once(page: Page
         server.publish("shop", "after")
         expect(page.locator("li")).to_have_text(['"between"', '"after"'])
     assert len(published) == 1
+    assert heard == []
+
+
+@EVERYWHERE
+def test_a_page_under_a_strict_policy_is_live_without_a_complaint(page: Page, server: Server) -> None:
+    with complaints(page) as heard:
+        page.goto(f"{server.url}/test/orders/?channel=strict")
+        page.wait_for_function("document.querySelector('[data-events]').feed?.state === 'streaming'")
+        server.publish("strict", "ordered")
+        page.wait_for_function("document.querySelector('li')?.textContent === '\"ordered\"'")
     assert heard == []
 
 

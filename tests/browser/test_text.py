@@ -6,7 +6,7 @@ from playwright.sync_api import Page
 
 from tests.browser import broken
 from tests.browser.broken import BLANK, Proxy
-from tests.browser.conftest import QUICK
+from tests.browser.conftest import EVERYWHERE, QUICK
 from tests.live.servers import Server
 
 TEXTS = {
@@ -25,6 +25,7 @@ TEXTS = {
 }
 
 
+@EVERYWHERE
 @pytest.mark.parametrize("way", ["EventSource", "FeedSource", "polls"])
 def test_text_arrives_as_it_is(page: Page, front: Proxy, server: Server, way: str) -> None:
     channel = f"text-{way}"

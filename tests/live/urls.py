@@ -72,7 +72,7 @@ feed.addEventListener("message", ({ data }) => {
 def page_view(request: HttpRequest) -> HttpResponse:
     """A page under a strict Content-Security-Policy."""
     page = Template(PAGE).render(RequestContext(request, {"channel": request.GET["channel"]}))
-    policy = "default-src 'none'; script-src 'self'; connect-src 'self'"
+    policy = "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self'"
     return HttpResponse(page, headers={"Content-Security-Policy": policy})
 
 
