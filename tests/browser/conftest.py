@@ -186,7 +186,7 @@ def publishing(server: Server, channel: str) -> Iterator[list[int]]:
 
 
 @contextmanager
-def complaints(page: Page) -> Iterator[list[str]]:
+def complaints(page: Page | webkit.Page) -> Iterator[list[str]]:
     """What the browser's console would show in red, violations of the Content-Security-Policy among it."""
     if isinstance(page, webkit.Page):
         with page.complaints() as heard:

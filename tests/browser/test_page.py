@@ -15,7 +15,7 @@ from tests.browser.conftest import ARGUMENTS, EVERYWHERE, IN_FIREFOX_TOO, FeedPa
 from tests.live.servers import ROOT, Server, serve
 
 # What the browser itself says of a request that failed; every other complaint is a fault of the page.
-FAILED_REQUEST = re.compile("Failed to load resource|Firefox can’t establish a connection")
+FAILED_REQUEST = re.compile("Failed to load resource|Firefox can.t establish a connection")
 
 
 def lane(page: Page, name: str) -> Locator:
