@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
+from django.db import connection
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse, StreamingHttpResponse
 from django.template.response import TemplateResponse
 from django.test import AsyncClient, Client, RequestFactory
@@ -506,3 +507,18 @@ class TestHypermedia:
         again = listen(**{"Datastar-Request": "true", "Last-Event-ID": first.id})
         state["answer"] = lambda request: HttpResponse("<i>2</i>")
         assert again.next().data == "elements <i>2</i>"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_refusal_that_the_view_raises_takes_back_what_it_wrote(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def writes_and_refuses(request: HttpRequest) -> HttpResponse:
+        User.objects.create(username="ada")
+        raise Http404
+
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+    state["answer"] = writes_and_refuses
+    for headers in ({}, STREAM):
+        assert client.get("/status/", headers=headers).status_code == 404
+        assert not User.objects.exists()
