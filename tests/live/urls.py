@@ -56,6 +56,7 @@ def objects_view(request: HttpRequest) -> JsonResponse:
 # A page with a feed, as the documents tell how to make one: from a template, with a script of the site's own.
 PAGE = """{% load events %}<!doctype html>
 <title>Orders</title>
+<link rel="icon" href="data:,">
 {% events_feed channel %}
 <script type="module" src="/test/orders.js"></script>
 <ul></ul>"""
@@ -72,7 +73,7 @@ feed.addEventListener("message", ({ data }) => {
 def page_view(request: HttpRequest) -> HttpResponse:
     """A page under a strict Content-Security-Policy."""
     page = Template(PAGE).render(RequestContext(request, {"channel": request.GET["channel"]}))
-    policy = "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self'"
+    policy = "default-src 'none'; script-src 'self'; connect-src 'self'; img-src data:"
     return HttpResponse(page, headers={"Content-Security-Policy": policy})
 
 
