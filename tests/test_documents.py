@@ -250,8 +250,8 @@ def all_files() -> list[str]:
     found: list[str] = []
     for directory, inner, names in os.walk(ROOT):
         inner[:] = [name for name in inner if name not in (".venv", ".git", "build", "node_modules")]
-        found += (os.path.join(directory, name) for name in names)
-    return [os.path.relpath(name, ROOT) for name in found]
+        found += (str((Path(directory) / name).relative_to(ROOT)) for name in names)
+    return found
 
 
 @documents
