@@ -2,7 +2,7 @@
 
 PORT ?= 8000
 PYTHON ?= python3
-JOBS ?= 5
+JOBS ?= 4
 BIN := .venv/bin
 
 .PHONY: help run serve test check compare fuzz test-matrix audit chaos bench bench-publish docs clean
@@ -29,7 +29,7 @@ PREPARE = $(if $(filter-out tests/test_%,$(or $(NAMED),tests)),\
 
 test: .venv/dev.stamp  # all tests; ARGS=tests/test_wire.py for some, JOBS=0 in one process (for --pdb, say)
 	$(call PREPARE,$(BIN))
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadscope $(ARGS)
 
 check: .venv/dev.stamp  # linters and types
 	$(BIN)/ruff check .
@@ -44,7 +44,7 @@ test-matrix: $(MATRIX:%=test-%)  # all tests on each supported version
 
 test-%: .venv/%.stamp
 	$(call PREPARE,.venv/$*/bin)
-	.venv/$*/bin/python -m pytest --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder $(ARGS)
+	.venv/$*/bin/python -m pytest --numprocesses $(JOBS) --dist loadscope $(ARGS)
 
 audit: .venv/dev.stamp .venv/audit.stamp  # known vulnerabilities in what is installed
 	.venv/audit/bin/pip-audit --strict --vulnerability-service pypi \

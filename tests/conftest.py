@@ -25,20 +25,6 @@ settings.load_profile("test")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-LONGEST = ("test_hypermedia", "test_compare", "test_chaos", "test_polls", "test_feed", "test_live_views", "test_lab")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first, so that no process has it to do when the others are done."""
-
-    def rank(item: pytest.Item) -> int:
-        if item.path.stem in LONGEST and item.path.parent.name != "tests":
-            return LONGEST.index(item.path.stem)
-        return len(LONGEST) + (item.path.parent.name not in ("live", "browser"))
-
-    items.sort(key=rank)
-
-
 @pytest.fixture(autouse=True)
 def fresh_hub() -> Iterator[None]:
     """Each test begins with an empty log and ends without the hub's threads."""
