@@ -260,8 +260,9 @@ def test_what_another_server_calls_an_error_is_an_event_and_ends_nothing(source:
     front.failures["/plain/"] = tells_an_error
     source.open("/plain/")
     source.page.evaluate("source.addEventListener('error', (event) => (window.said ??= event.data))")
-    source.wait_until("told.filter(({ data }) => data === 'two').length > 0")
+    source.wait_until("window.said")  # also where it is opened again, as it has been ended before we listened
     assert source.page.evaluate("said") == "no such order"
+    source.wait_until("told.filter(({ data }) => data === 'two').length > 0")
     assert [event["data"] for event in source.told if event["type"] == "message"][:2] == ["one", "two"]
 
 

@@ -308,8 +308,8 @@ def test_a_tab_that_is_open_for_ten_hours_does_not_grow(page: Page, front: Proxy
     session = page.context.new_cdp_session(page)
     for hour in (2, 9):
         page.wait_for_function(
-            "time => document.querySelector('[data-lane=stream] time').textContent > time",
-            arg=f"{hour:02}:50:00",
+            "time => document.querySelector('[data-lane=stream] time').dateTime > time",
+            arg=f"2040-01-01T{hour:02}:50:00",
         )
         session.send("HeapProfiler.collectGarbage")
         heap.append(session.send("Runtime.getHeapUsage")["usedSize"])
