@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from ..polls import formula
-from ..polls.code import Code, code_for
-from ..polls.reading import Progress
-from ..polls.recognising import Findings, Polled
+from .code import Code, code_for
+from .formula import PUBLISHED, Need, polling, streaming
+from .reading import Progress
+from .recognising import Findings, Polled
 
 WIDTH = 80
 _SHOWN = 10  # endpoints in the table
@@ -65,14 +65,18 @@ def as_json(findings: Findings, progress: Progress) -> dict[str, Any]:
     }
 
 
+def _need(need: Need) -> dict[str, float]:
+    return {"requests": need.requests, "cores": need.cores, "bytes": need.bytes}
+
+
 def _endpoint(one: Polled) -> dict[str, Any]:
     code = code_for(one)
     need: dict[str, Any] = {}
     if one.interval:
         need = {
             "pages_open_at_once": round(one.pages),
-            "polling": vars(formula.polling(one.pages, one.changes, one.interval)),
-            "streaming": vars(formula.streaming(one.pages, one.changes)),
+            "polling": _need(polling(PUBLISHED, one.pages, one.changes, one.interval)),
+            "streaming": _need(streaming(PUBLISHED, one.pages, one.changes)),
         }
     return {
         "method": one.method,
@@ -176,8 +180,8 @@ def _needs(one: Polled, interval: float) -> Iterator[str]:
     then = datetime.fromtimestamp(one.peak_at, UTC)
     yield f"  {f'at {then:%H:%M} UTC, the busiest minute':<34}{'requests/s':>11}{'cores':>10}{'bytes/s':>11}"
     ways = (
-        (f"polling each {seconds(interval)}", formula.polling(pages, one.changes, interval)),
-        (f"streaming to {number(pages)} page{_s(pages)}", formula.streaming(pages, one.changes)),
+        (f"polling each {seconds(interval)}", polling(PUBLISHED, pages, one.changes, interval)),
+        (f"streaming to {number(pages)} page{_s(pages)}", streaming(PUBLISHED, pages, one.changes)),
     )
     for name, need in ways:
         yield f"  {name:<34}{number(need.requests):>11}{number(need.cores):>10}{size(need.bytes):>11}"

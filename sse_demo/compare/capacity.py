@@ -1,49 +1,19 @@
-"""What many users would need, from the costs of a few. The model is linear, and says so; see docs/scaling.md."""
+"""What many users would need, from the costs that a comparison has measured with a few; see docs/scaling.md."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from events.conf import Config
-from events.log import Cursor
-from events.streams import heartbeat
+from events.polls.formula import Costs, Need, polling, streaming
 from sse_demo.compare.results import SSE, Arm, Result
+
+__all__ = ["Costs", "Need", "polling", "streaming"]  # the formula; here is what a comparison makes of it
 
 USERS = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 RATES = {"each second": 1.0, "every 10 s": 0.1, "each minute": 1 / 60, "each hour": 1 / 3_600}
 MONTH = 30 * 86_400  # seconds
 HEARTBEAT_EVERY = Config.HEARTBEAT  # seconds of silence
-STREAM_AGE = 0.9 * Config.MAX_STREAM_AGE  # seconds, on average, until a stream is opened anew
-HEARTBEAT_BYTES = len(heartbeat(Cursor(10**12, 0))) + len("35\r\n\r\n")
 LONGEST = 30 * 86_400.0  # seconds; who polls less often than monthly does not poll
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Of one server process on this machine: CPU seconds, bytes both ways, bytes of memory."""
-
-    stream_cpu: float  # an update to a client
-    stream_bytes: float
-    stream_memory: float  # an open stream
-    stream_connect: float  # opening it: CPU alone, the bytes are few
-    empty_cpu: float  # a poll that finds nothing (304)
-    empty_bytes: float
-    poll_cpu: float  # a poll that finds something, without the events
-    poll_bytes: float
-    event_cpu: float  # each event in it
-    event_bytes: float
-    poll_memory: float  # a connection kept alive
-    publish_cpu: float  # an update, once, before anyone reads it; the same both ways, so in neither of them
-
-
-@dataclass(frozen=True)
-class Need:
-    """What so many users need each second; memory all the time."""
-
-    requests: float
-    cores: float
-    bytes: float
-    memory: float
 
 
 def fit(stream: Result, empty: Result, finding: Result, crowded: Result) -> Costs:
@@ -77,30 +47,6 @@ def _line(xs: Sequence[float], ys: Sequence[float]) -> tuple[float, float]:
     (x1, x2), (y1, y2) = xs, ys
     slope = min(max(0.0, (y2 - y1) / (x2 - x1)), y1 / x1) if x2 > x1 > 0 else 0.0
     return y1 - slope * x1, slope
-
-
-def streaming(costs: Costs, users: float, rate: float) -> Need:
-    """`rate`: updates a second that each user is to see. Heartbeats fill the silence, and each stream is renewed."""
-    beats = max(0.0, 1 / HEARTBEAT_EVERY - rate)
-    return Need(
-        requests=users / STREAM_AGE,
-        cores=users * ((rate + beats) * costs.stream_cpu + costs.stream_connect / STREAM_AGE),
-        bytes=users * (rate * costs.stream_bytes + beats * HEARTBEAT_BYTES),
-        memory=users * costs.stream_memory,
-    )
-
-
-def polling(costs: Costs, users: float, rate: float, interval: float) -> Need:
-    """Every poll is paid for; one that finds something costs more, and so does each event in it."""
-    requests = users / interval
-    waiting = rate * interval  # events that a poll finds
-    finds = min(1.0, waiting)  # the share of polls that find any
-    return Need(
-        requests=requests,
-        cores=requests * ((1 - finds) * costs.empty_cpu + finds * costs.poll_cpu + waiting * costs.event_cpu),
-        bytes=requests * ((1 - finds) * costs.empty_bytes + finds * costs.poll_bytes + waiting * costs.event_bytes),
-        memory=users * costs.poll_memory,
-    )
 
 
 def needs(costs: Costs, users: float, rate: float, intervals: Sequence[float]) -> list[tuple[str, Need]]:
