@@ -80,7 +80,7 @@ docs: .venv/docs.stamp  # the documents as a site, in build/site/
 clean:  # remove what these targets have made
 	rm -rf .venv build staticfiles .mypy_cache .pytest_cache .ruff_cache .coverage .hypothesis
 
-# Made beside and moved, so that one that fails (no python3-venv, an old Python) is not kept for the next try.
+# One that fails (no python3-venv, an old Python) is not kept for the next try.
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is older than Python 3.11, or is not there: name another with make PYTHON=python3.13." >&2; exit 1; }

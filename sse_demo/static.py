@@ -2,7 +2,10 @@
 
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.management import call_command
@@ -17,7 +20,15 @@ class HashedStaticFilesStorage(CompressedManifestStaticFilesStorage):  # type: i
     support_js_module_import_aggregation = True
 
 
-def collect_once() -> None:
+def with_static_files(application: Any, finding: Callable[..., Any], serving: Callable[..., Any]) -> Any:
+    """The application with its static files: as they are found while debugging, or else as they were collected."""
+    if settings.DEBUG:
+        return finding(application)
+    _collect_once()
+    return serving(application, root=settings.STATIC_ROOT, prefix=urlsplit(settings.STATIC_URL).path)
+
+
+def _collect_once() -> None:
     """Collect the static files where nobody has yet: after that, `manage.py collectstatic` is what a deploy does.
 
     Processes that start together wait for the one that collects.

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+from functools import cache
 from pathlib import Path
 
 from django.conf import settings
@@ -18,6 +19,7 @@ def status(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"load": [round(load, 2) for load in os.getloadavg()]})
 
 
+@cache
 def lines_that_differ() -> dict[str, str]:
     """Both lines, and what they stand beside, from the files that run. Raises ValueError when one is not there."""
     decorator, view = inspect.getsource(status).splitlines()[:2]
