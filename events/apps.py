@@ -1,6 +1,5 @@
 from django.apps import AppConfig, apps
 from django.core.checks import register
-from django.core.signals import request_started
 
 NAME = __name__.rpartition(".")[0]  # under which the app is imported: it may be copied or installed under any
 
@@ -10,9 +9,7 @@ class EventsConfig(AppConfig):
 
     def ready(self) -> None:
         from .checks import check_deployment, check_settings
-        from .live import keep_what_was_sent
 
-        request_started.connect(keep_what_was_sent)
         register(check_settings, "events")
         register(check_deployment, "events", deploy=True)
 

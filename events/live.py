@@ -41,8 +41,10 @@ from django.core.handlers.base import BaseHandler
 from django.core.handlers.exception import response_for_exception
 from django.core.signals import setting_changed
 from django.db import connections
+from django.dispatch import receiver
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.http.cookie import parse_cookie
+from django.http.request import HttpHeaders
 from django.template.response import SimpleTemplateResponse
 from django.urls import get_script_prefix, set_script_prefix
 from django.utils.cache import get_conditional_response, patch_vary_headers
@@ -126,11 +128,11 @@ def live(
         raise TypeError(
             "live(on=…) takes a function that returns channels, not an async one, which only promises them."
         )
-    if on is not None and not callable(on) and not _checked(on) and every is None:
+    channels = on if callable(on) else _checked(() if on is None else on)
+    if on is not None and not channels and every is None:
         raise ValueError("live(on=…) takes one channel at least, where there is no every=SECONDS.")
     sent = {"accept": "*/*"} | _checked_headers(headers or {})
-    signals.request_started.connect(keep_what_was_sent)
-    plan = _Plan(math.inf if every is None else float(every), on, sent)
+    plan = _Plan(math.inf if every is None else float(every), channels, sent)
 
     def decorate(view: View) -> View:
         name = f"{view.__module__}.{getattr(view, '__qualname__', view)}"
@@ -186,10 +188,11 @@ def _is_async(view: Any) -> bool:
     return iscoroutinefunction(view) or getattr(owner, "view_is_async", False)
 
 
-def keep_what_was_sent(environ: dict[str, Any] | None = None, **_: Any) -> None:
+@receiver(signals.request_started)
+def _keep_what_was_sent(environ: dict[str, Any] | None = None, **_: Any) -> None:
     """WSGI's requests have what was sent and what middleware adds in one; an evaluation begins with the former.
 
-    A receiver of request_started, from the first request on: the views are imported while that is answered.
+    From the first request on, as the app imports this; the views are imported while that is answered.
     """
     if environ is not None and STREAM in environ.get("HTTP_ACCEPT", ""):
         environ[_SENT] = environ.copy()
@@ -217,7 +220,7 @@ class _Plan:
     """What the decorator was given."""
 
     every: float
-    on: Channels | None
+    on: frozenset[str] | Callable[..., Iterable[str]]
     headers: Mapping[str, str]
 
 
@@ -240,7 +243,7 @@ class _Visit:
     def _channels(self) -> frozenset[str]:
         """At events in which the view is evaluated. Raises what the function in the decorator does."""
         on = self.plan.on
-        return _checked((on(self.given, *self.args, **self.kwargs) if callable(on) else on) or ())
+        return _checked(on(self.given, *self.args, **self.kwargs) or ()) if callable(on) else on
 
     def finish(self, response: HttpResponseBase) -> HttpResponseBase:
         """The answer to a poll, or of an evaluation."""
@@ -417,9 +420,7 @@ class _Again:
 
 
 def _meta_name(header: str | bytes) -> str:
-    name = header.decode("latin1") if isinstance(header, bytes) else header
-    name = name.upper().replace("-", "_")
-    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
+    return HttpHeaders.to_wsgi_name(header.decode("latin1") if isinstance(header, bytes) else header)
 
 
 def _is_kept(key: str, value: object) -> bool:
@@ -481,9 +482,9 @@ def _why_not(response: HttpResponseBase, cookies: Mapping[str, str]) -> str:
         return "its answer is encoded"
     if "\0" in response.get("ETag", ""):
         return "its ETag is no id of an event"
-    # Where sessions are saved on every request, that is the one that the visitor has.
     if response.has_header("Set-Cookie"):
         return "its answer sets a cookie"
+    # Where sessions are saved on every request, that is the one that the visitor has.
     if changed := [name for name, cookie in response.cookies.items() if cookie.value != cookies.get(name)]:
         return f"its answer sets a cookie: {', '.join(changed)}"
     if "*" in response.get("Vary", ""):  # RFC 9110, 12.5.5

@@ -13,10 +13,9 @@ from django.db import connections, transaction
 from .conf import get_config
 from .metrics import counters
 from .process import get_broker
-from .wire import Event
+from .wire import LINE_END, Event
 
 _CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
-_LINE_END = re.compile(r"\r\n?")
 _OTHER_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,63}")
 
@@ -121,7 +120,7 @@ def _as_it_is(text: str) -> str:
     if "\0" in text:  # which PostgreSQL does not store; JSON escapes it
         raise InvalidEvent("An event's text has no NUL; its data may have one.")
     # As an event stream carries them, so that polls tell the same (9.2.5).
-    text = _LINE_END.sub("\n", text)
+    text = LINE_END.sub("\n", text)
     _check_size(text, "text", "bytes of UTF-8")
     return text
 

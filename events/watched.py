@@ -82,8 +82,7 @@ class _WatchedHeaders(HttpHeaders):
         self._looks = looks
 
     def __getitem__(self, key: str) -> str:
-        name = key.upper().replace("-", "_")
-        self._looks.note(name if name in self.UNPREFIXED_HEADERS else f"HTTP_{name}")
+        self._looks.note(self.to_wsgi_name(key))
         return super().__getitem__(key)
 
     def __iter__(self) -> Iterator[str]:

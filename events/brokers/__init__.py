@@ -82,16 +82,16 @@ def open_broker(url: str, history: int, history_seconds: float, history_bytes: i
     scheme, _, rest = url.partition(":")
     match scheme:
         case "memory" if not rest:
-            from ..brokers.memory import MemoryBroker
+            from .memory import MemoryBroker
 
             return MemoryBroker(history, history_seconds, history_bytes)
         case "db":
-            from ..brokers.database import DatabaseBroker
             from ..models import StoredEvent
+            from .database import DatabaseBroker
 
             return DatabaseBroker(rest or router.db_for_write(StoredEvent), history, history_seconds)
         case "redis" | "rediss" | "unix":
-            from ..brokers.redis import RedisBroker
+            from .redis import RedisBroker
 
             return RedisBroker(url, history, history_seconds)
         case _:

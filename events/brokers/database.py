@@ -29,15 +29,15 @@ from django.db import DatabaseError, Error, InterfaceError, connections, transac
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
-from ..brokers import Reader, Unavailable
-from ..brokers.committing import on_commit
-from ..brokers.filewatch import FileWatch
-from ..brokers.follower import Follower
-from ..brokers.forkguard import guard
 from ..journal import Trouble, tell
 from ..log import Cursor, Gap
 from ..models import ChannelFloor, LogState, StoredEvent
 from ..wire import Event
+from . import Reader, Unavailable
+from .committing import on_commit
+from .filewatch import FileWatch
+from .follower import Follower
+from .forkguard import guard
 
 _T = TypeVar("_T")
 _Row = tuple[Any, ...]  # position, channel, type, data, created

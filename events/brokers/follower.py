@@ -12,11 +12,11 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 
-from ..brokers import Reader, Unavailable
 from ..journal import tell
 from ..log import Cursor
 from ..metrics import counters
 from ..wire import Event
+from . import Reader, Unavailable
 
 _PATIENCE = 5.0  # seconds; someone waits for the answer to a request
 _SILENT = 5.0  # seconds; a follower looks at its log each second, also when nothing happens

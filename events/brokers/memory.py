@@ -7,11 +7,11 @@ from collections.abc import Collection, Sequence
 
 from django.db import DEFAULT_DB_ALIAS
 
-from ..brokers import Reader
-from ..brokers.committing import on_commit
 from ..journal import tell
 from ..log import Cursor, EventLog, Gap
 from ..wire import Event
+from . import Reader
+from .committing import on_commit
 
 
 class MemoryBroker:

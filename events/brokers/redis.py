@@ -25,12 +25,12 @@ from urllib.parse import parse_qsl, urlencode
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS
 
-from ..brokers import Reader, Unavailable
-from ..brokers.committing import on_commit
-from ..brokers.follower import Follower
 from ..journal import Trouble, tell
 from ..log import Cursor, Gap
 from ..wire import Event
+from . import Reader, Unavailable
+from .committing import on_commit
+from .follower import Follower
 
 try:
     import redis

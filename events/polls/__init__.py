@@ -6,8 +6,8 @@ what was found, with what streaming would take (`formula`) and the code to write
 the size of the log.
 """
 
-from ..polls.reading import Progress, Unreadable, read
-from ..polls.recognising import Findings, Polled, recognise
-from ..polls.telling import as_json, as_text
+from .reading import Progress, Unreadable, read
+from .recognising import Findings, Polled, recognise
+from .telling import as_json, as_text
 
 __all__ = ["Findings", "Polled", "Progress", "Unreadable", "as_json", "as_text", "read", "recognise"]

@@ -11,7 +11,7 @@ from django.http import Http404
 from django.urls import ResolverMatch, resolve
 
 from ..apps import NAME
-from ..polls.recognising import Polled
+from .recognising import Polled
 
 _PACES = (0.5, 1, 2, 3, 4, 5, 10, 15, 20, 30, 45, 60, 120, 300, 600, 900, 1_800, 3_600)  # that people choose
 _OWN_POLL = re.compile(r"/events/poll/?$")

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..polls.lines import parse_time
-from ..polls.request import Request
+from .lines import parse_time
+from .request import Request
 
 BEGINS = re.compile(r"\s*\{\s*\"log\"\s*:\s*\{")  # and not docker's {"log": "…"}
 _ENTRIES = re.compile(r'(?<!\\)"entries"\s*:\s*\[')

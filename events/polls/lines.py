@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from ..polls.request import Request
+from .request import Request
 
 ACCEPTED = (
     "nginx and Apache: combined or common, also with fields after it, such as\n"

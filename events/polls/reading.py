@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from ..polls.har import BEGINS, Cut, read_har
-from ..polls.lines import ACCEPTED, parse_line
-from ..polls.request import Request
+from .har import BEGINS, Cut, read_har
+from .lines import ACCEPTED, parse_line
+from .request import Request
 
 _CHUNK = 1 << 20  # bytes
 _START = 1 << 10  # bytes, to know a format by
@@ -117,7 +117,7 @@ class _Source:
         pieces = self._pieces()
         if self.encoding != "utf-8-sig":
             decoder = codecs.getincrementaldecoder(self.encoding)("replace")
-            pieces = (decoder.decode(piece).encode() for piece in self._pieces())
+            pieces = (decoder.decode(piece).encode() for piece in pieces)
         tail = b""
         for piece in pieces:
             lines = (tail + piece).split(b"\n")

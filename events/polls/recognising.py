@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import ceil
 
-from ..polls.request import Request
-from ..polls.rhythm import FEWEST, SHORT, Rhythm, find_rhythm
-from ..polls.visitors import Agent, Place, agent_of, object_of, place_of, view_of
+from .request import Request
+from .rhythm import FEWEST, SHORT, Rhythm, find_rhythm
+from .visitors import Agent, Place, agent_of, object_of, place_of, view_of
 
 _TIMES = 96  # of one client for one thing, judged together
 _SERIES = 150_000  # clients and what they ask for, kept at once: some 150 MB at most

@@ -5,7 +5,7 @@ command `probe` prints it. `remedies` holds the lines to put into the configurat
 checks know the contract of this app; of any other event stream they check what is true of all.
 """
 
-from ..probe.checks import Finding, Level, judge
-from ..probe.survey import NotAStream, Survey, survey
+from .checks import Finding, Level, judge
+from .survey import NotAStream, Survey, survey
 
 __all__ = ["Finding", "Level", "NotAStream", "Survey", "judge", "survey"]

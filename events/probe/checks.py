@@ -9,10 +9,10 @@ from datetime import datetime
 from enum import Enum
 from functools import partial
 
-from ..probe import remedies
-from ..probe.remedies import Remedies
-from ..probe.survey import FIRST_EVENT, REFUSALS, Survey
-from ..probe.watch import Watch
+from . import remedies
+from .remedies import Remedies
+from .survey import FIRST_EVENT, REFUSALS, Survey
+from .watch import Watch
 
 PROMPT = 2.0  # seconds; the far side of the world and a slow phone are within it
 SPREAD = 0.8  # seconds between the least and the most delayed event; jitter is under it, a buffer is not

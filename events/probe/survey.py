@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from ..probe.watch import Reach, Target, Watch, reach
+from .watch import Reach, Target, Watch, reach
 
 REFUSALS = (429, 502, 503, 504)  # what proxies, and servers without room, answer
 REDIRECTS = 5  # browsers follow 20; a stream that needs more than a few has another problem
