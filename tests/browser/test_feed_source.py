@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -239,12 +239,18 @@ def test_the_three_lines_of_the_plainest_page(source: SourcePage, front: Proxy) 
     assert front.asked(broken.POLL)
 
 
-def test_a_stream_of_another_server_is_told_as_it_comes(source: SourcePage, front: Proxy) -> None:
-    def is_plain(exchange: Exchange) -> None:
-        exchange.begin(200, "text/event-stream")
-        exchange.wfile.write(b"id: 1\ndata: one\n\ndata: two\n\n")
+def sends(events: bytes) -> Callable[[Exchange], None]:
+    """An event stream of another server, which it ends after these."""
 
-    front.failures["/plain/"] = is_plain
+    def send(exchange: Exchange) -> None:
+        exchange.begin(200, "text/event-stream")
+        exchange.wfile.write(events)
+
+    return send
+
+
+def test_a_stream_of_another_server_is_told_as_it_comes(source: SourcePage, front: Proxy) -> None:
+    front.failures["/plain/"] = sends(b"id: 1\ndata: one\n\ndata: two\n\n")
     source.open("/plain/")
     source.wait_until("told.filter(({ type }) => type === 'open').length > 1")
     first = [event for event in source.told if event["type"] == "message"][:2]
@@ -253,11 +259,7 @@ def test_a_stream_of_another_server_is_told_as_it_comes(source: SourcePage, fron
 
 
 def test_what_another_server_calls_an_error_is_an_event_and_ends_nothing(source: SourcePage, front: Proxy) -> None:
-    def tells_an_error(exchange: Exchange) -> None:
-        exchange.begin(200, "text/event-stream")
-        exchange.wfile.write(b"data: one\n\nevent: error\ndata: no such order\n\ndata: two\n\n")
-
-    front.failures["/plain/"] = tells_an_error
+    front.failures["/plain/"] = sends(b"data: one\n\nevent: error\ndata: no such order\n\ndata: two\n\n")
     source.open("/plain/")
     source.page.evaluate("source.addEventListener('error', (event) => (window.said ??= event.data))")
     source.wait_until("window.said")  # also where it is opened again, as it has been ended before we listened

@@ -51,6 +51,20 @@ def test_an_element_has_one_feed_and_is_not_asked_for_another(page: Page, server
     )
 
 
+# What the feed of an element is, or why there is none.
+DESCRIBE = """async ([attributes, options]) => {
+  const { feedOf } = await import("/static/events/page.js");
+  const element = document.createElement("main");
+  Object.assign(element.dataset, attributes);
+  try {
+    const { interval, cursor, role } = feedOf(element, options);
+    return { interval, cursor, role };
+  } catch (error) {
+    return String(error);
+  }
+}"""
+
+
 @pytest.mark.parametrize(
     ("attributes", "options", "expected"),
     [
@@ -64,16 +78,7 @@ def test_any_element_may_describe_a_feed(
     page: Page, front: Proxy, attributes: dict[str, str], options: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     page.goto(front.url + BLANK)
-    told = page.evaluate(
-        """async ([attributes, options]) => {
-          const { feedOf } = await import("/static/events/page.js");
-          const element = document.createElement("main");
-          Object.assign(element.dataset, attributes);
-          const feed = feedOf(element, options);
-          return { interval: feed.interval, cursor: feed.cursor, role: feed.role };
-        }""",
-        [attributes, options],
-    )
+    told = page.evaluate(DESCRIBE, [attributes, options])
     assert expected.items() <= told.items()
 
 
@@ -84,14 +89,6 @@ def test_an_element_that_describes_none_is_an_error(
     page: Page, front: Proxy, attributes: dict[str, str], why: str
 ) -> None:
     page.goto(front.url + BLANK)
-    told = page.evaluate(
-        """async (attributes) => {
-          const { feedOf } = await import("/static/events/page.js");
-          const element = document.createElement("main");
-          Object.assign(element.dataset, attributes);
-          try { feedOf(element) } catch (error) { return String(error) }
-        }""",
-        attributes,
-    )
+    told = page.evaluate(DESCRIBE, [attributes])
     assert told.startswith("TypeError: ")
     assert why in told

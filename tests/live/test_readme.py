@@ -8,16 +8,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import requests
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
-from tests.browser import chromium
-from tests.browser.conftest import ARGUMENTS
 from tests.live.servers import ROOT, Stream, free_port, wait_for
 
 SECTION = "Use it in your project"
@@ -264,10 +262,8 @@ def test_a_fresh_project_has_its_first_event_by_following_the_readme(project: Pr
 
 
 @installed
-def test_the_first_event_is_seen_in_a_browser(project: Project) -> None:
-    with project.runserver() as url, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium.find(), args=ARGUMENTS)
-        page = browser.new_page()
+def test_the_first_event_is_seen_in_a_browser(project: Project, browser: Browser) -> None:
+    with project.runserver() as url, closing(browser.new_page()) as page:
         with page.expect_response(lambda response: "/events/?" in response.url):
             page.goto(f"{url}/news.html")
         project.publish()
@@ -276,7 +272,6 @@ def test_the_first_event_is_seen_in_a_browser(project: Project) -> None:
             page.goto(f"{url}/orders.html")
         project.run("manage.py", "publish", "orders", "shipped")
         expect(page.locator("output")).to_have_text('"shipped"')
-        browser.close()
 
 
 @installed

@@ -3,15 +3,13 @@
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from shutil import copytree
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
-from tests.browser import chromium, packages
-from tests.browser.conftest import ARGUMENTS
+from tests.browser import packages
 from tests.live.servers import ROOT
 from tests.live.test_readme import SECTION, Project, blocks
 
@@ -153,14 +151,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project.run("manage.py", "makemigrations", "--verbosity", "0", "shop")
     project.run("manage.py", "migrate", "--verbosity", "0")
     return project
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium.find(), args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 def order(project: Project, code: str) -> None:

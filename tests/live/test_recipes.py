@@ -17,10 +17,8 @@ import kubernetes_validate
 import pytest
 import requests
 import yaml
-from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect
 
-from tests.browser import chromium
-from tests.browser.conftest import ARGUMENTS
 from tests.live.servers import ROOT, Stream, free_port, wait_for
 from tests.services import Valkey
 
@@ -161,14 +159,6 @@ def blocks_indented(path: Path) -> list[str]:
 def url(site: Site) -> Iterator[str]:
     with site.serve("manage.py", "runserver", "--noreload", "{address}") as url:
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium.find(), args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @contextmanager
